@@ -29,6 +29,7 @@ IpAddress from_v6(const in6_addr& raw) {
 
 Result<IpAddress> parse_ip_address(std::string_view text) {
   const std::string copy(text);
+  if (copy.find('\0') != std::string::npos) return fail("an address has no NUL byte");
   in_addr v4{};
   if (::inet_pton(AF_INET, copy.c_str(), &v4) == 1) return from_v4(&v4);
   in6_addr v6{};

@@ -32,6 +32,12 @@ TEST(Address, HoldsV4MappedAsV4) {
   EXPECT_EQ(parse_ip_address("::192.0.2.7").value().family, Family::kV6) << "v4-compatible is v6";
 }
 
+TEST(Address, RefusesAnAddressWithRubbishBehindANul) {
+  using namespace std::string_view_literals;
+  EXPECT_FALSE(parse_ip_address("1.2.3.4\0rubbish"sv).has_value());
+  EXPECT_FALSE(parse_endpoint("1.2.3.4\0rubbish:80"sv).has_value());
+}
+
 TEST(Address, RefusesWhatIsNone) {
   for (const char* text : {"", " ", "localhost", "1.2.3", "1.2.3.4.5", "256.1.1.1", "1.2.3.4 ",
                            "01.2.3.4", "::1::", "12345::", "[::1]", "::1%lo", "1.2.3.4/8"}) {

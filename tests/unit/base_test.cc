@@ -115,13 +115,6 @@ TEST(OwnFd, ReleaseGivesItAway) {
   EXPECT_TRUE(pipe.write_end_is_closed());
 }
 
-TEST(OwnFd, ClosingKeepsErrno) {
-  Pipe pipe;
-  errno = EAGAIN;
-  pipe.write_end.reset();
-  EXPECT_EQ(errno, EAGAIN);
-}
-
 TEST(OwnFdDeath, ClosingWhatSomebodyElseClosedIsABug) {
   EXPECT_DEATH(
       {
