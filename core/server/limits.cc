@@ -1,0 +1,65 @@
+#include "core/server/limits.h"
+
+#include <linux/capability.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <limits>
+#include <string>
+
+namespace tcpmux {
+namespace {
+
+// Standard streams, the steward's loop, signals and mailbox, the registry and its lock, the log,
+// and some for libraries (name service) for a moment.
+constexpr std::uint32_t kProcessDescriptors = 12;
+// Engine, mailbox, the descriptor in reserve, and one for a moment.
+constexpr std::uint32_t kShardDescriptors = 4;
+// A mux that cannot hold so many at once is no use.
+constexpr std::uint32_t kConnectionsPerShardMin = 4;
+constexpr std::uint32_t kSocketsPerMessageMax = 64;
+
+}  // namespace
+
+Result<std::uint32_t> raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) < 0) return fail_errno("getrlimit(RLIMIT_NOFILE)");
+  limit.rlim_cur = limit.rlim_max;
+  if (::setrlimit(RLIMIT_NOFILE, &limit) < 0) return fail_errno("setrlimit(RLIMIT_NOFILE)");
+  return static_cast<std::uint32_t>(
+      std::min<rlim_t>(limit.rlim_cur, std::numeric_limits<std::int32_t>::max()));
+}
+
+Result<Limits> divide_descriptors(std::uint32_t descriptors, std::uint32_t shards,
+                                  std::uint32_t listeners, std::uint32_t connections_wanted) {
+  Limits limits{.descriptors = descriptors};
+  limits.backend_descriptors = std::clamp<std::uint32_t>(descriptors / 4, 12, 16'384);
+  limits.taken_back_per_shard = std::clamp<std::uint32_t>(descriptors / 64, 4, 1024);
+  limits.sockets_per_message_max =
+      static_cast<std::uint16_t>(std::min(limits.taken_back_per_shard, kSocketsPerMessageMax));
+  const std::uint32_t fixed =
+      kProcessDescriptors + limits.backend_descriptors +
+      shards * (kShardDescriptors + listeners + limits.taken_back_per_shard);
+  const std::uint32_t needed = fixed + shards * kConnectionsPerShardMin;
+  if (descriptors < needed)
+    return fail("a descriptor limit of " + std::to_string(descriptors) + " is too small for " +
+                std::to_string(shards) + " shards with " + std::to_string(listeners) +
+                " listeners each: at least " + std::to_string(needed) +
+                " are needed (ulimit -n, LimitNOFILE=), or fewer shards");
+  limits.connections_per_shard = std::min(connections_wanted, (descriptors - fixed) / shards);
+  return limits;
+}
+
+bool may_pass_any_number_of_sockets() {
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {};
+  if (::syscall(SYS_capget, &header, data) < 0) return false;
+  const auto has = [&](unsigned capability) {
+    return (data[capability / 32].effective & (1u << (capability % 32))) != 0;
+  };
+  return has(CAP_SYS_RESOURCE) || has(CAP_SYS_ADMIN);
+}
+
+}  // namespace tcpmux

@@ -1,0 +1,176 @@
+// A shard: one thread with its own listeners, engine, slots and half of the sink. It turns
+// completions into events of the connection state machine (core/mux/connection.h) and carries the
+// actions out. It shares nothing on the hot path, and once run() is under way it allocates nothing:
+// slots, completions, messages and tables' places are sized when it is made.
+//
+// Ownership: a slot owns its socket from accept until the socket is in a lane's message that was
+// sent, was passed to another shard, or is closed. A slot is freed only when nothing of it is in
+// flight (Connection::in_flight) and the sink does not hold it.
+//
+// Deadlines: one queue for each duration; a slot waits in at most one of them.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "core/base/clock.h"
+#include "core/base/deadline_queue.h"
+#include "core/base/slot_pool.h"
+#include "core/io/backend.h"
+#include "core/mux/connection.h"
+#include "core/mux/service_table.h"
+#include "core/server/connection_slot.h"
+#include "core/server/handoff_sink.h"
+#include "core/server/messages.h"
+#include "core/server/shard_counters.h"
+#include "core/server/table_pins.h"
+
+namespace tcpmux {
+
+struct ShardListener {
+  OwnFd socket;
+  bool inherited = false;  // passed to us (systemd): its backlog stays for whoever comes after
+};
+
+struct ShardOptions {
+  std::uint32_t number = 0;
+  std::vector<ShardListener> listeners;
+  std::uint32_t connections_max = 0;
+  std::uint32_t taken_back_max = 0;  // slots, beyond those, for what comes back from lanes
+  std::uint32_t line_bytes_max = 512;
+  std::int64_t handshake_deadline_ns = 0;
+  std::int64_t room_wait_ns = 0;
+  std::int64_t handoff_deadline_ns = 0;
+  bool help_enabled = true;
+};
+
+struct ShardLinks {
+  ShardMailbox& own;
+  std::span<ShardMailbox* const> all;  // by shard number
+  StewardMailbox& steward;
+};
+
+template <IoBackend Io, HandoffSink Sink>
+class Shard final : public HandoffEvents {
+ public:
+  Shard(ShardOptions options, std::unique_ptr<Io> io, ShardLinks links, ShardCounters& counters,
+        std::shared_ptr<const ServiceTable> table, const typename Sink::Options& sink_options);
+  // The engine goes first: until then the kernel may write into slots.
+  ~Shard() { io_.reset(); }
+
+  // Serves until a kShutdown message has been carried out, and kStop has come.
+  void run();
+
+  // HandoffEvents
+  void handed_off(std::uint32_t slot) override;
+  void lane_lost(std::uint32_t slot) override;
+  std::uint32_t free_for_taken_back() const override { return pool_.free_count(); }
+  void taken_back(PassedConnection connection, bool expired) override;
+
+ private:
+  using Queue = DeadlineQueue<Connection>;
+
+  // Slots beyond connections_max in which newcomers are told "-busy" in an orderly way.
+  static constexpr std::uint32_t kBusySlots = 64;
+  // How long, and how much, we read on after '-', so that no RST overtakes it.
+  static constexpr std::int64_t kLinger_ns = 2 * kNanosPerSecond;
+  static constexpr std::uint32_t kDrainBytesMax = 4 << 20;
+  // How often those who wait for room are looked at.
+  static constexpr std::int64_t kRetry_ns = 5 * kNanosPerMilli;
+  // After a failed accept; a descriptor may be free by then.
+  static constexpr std::int64_t kAcceptPause_ns = 20 * kNanosPerMilli;
+  static constexpr int kShedAtOnceMax = 16;
+  // A socket never waits longer than this for its message to fill while the shard is busy.
+  static constexpr std::int64_t kFlushAfter_ns = kNanosPerMilli / 2;
+  static constexpr std::size_t kCompletionsAtOnce = 256;
+  // Refusals that one shard writes to the log in a second.
+  static constexpr std::uint32_t kRefusalsLoggedPerSecond = 10;
+
+  struct Listener {
+    ShardListener owned;
+    bool accepting = false;
+    std::int64_t resume_at_ns = kNever_ns;  // kNever_ns exactly when it is not paused
+  };
+
+  // --- the turn (shard_turn.h) ---
+  void handle(const Completion& completion);
+  void handle_connection(const Completion& completion);
+  Event event_of(Connection& connection, Operation operation, std::int32_t result);
+  Event peeked(Connection& connection, std::size_t bytes);
+  Event replied(Connection& connection, std::size_t bytes);
+  std::int64_t next_deadline_ns() const;
+  void expire();
+  void retry_waiting();
+  void retry_queue(Queue& queue);
+
+  // --- accepting, messages, shutdown (shard_turn.h) ---
+  void start_accepting(std::uint32_t listener);
+  void handle_accept(const Completion& completion);
+  void admit(int fd);
+  void accept_failed(std::uint32_t listener, int error);
+  void receive_messages();
+  void receive(ShardMessage& message);
+  void adopt(PassedConnection& passed, bool from_shard);
+  void begin_shutdown(std::int64_t deadline_ns);
+  void close_listener(Listener& listener);
+  void turn_all_away();
+  bool done() const;
+  void report_done();
+
+  // --- one connection (shard_connection.h) ---
+  Tag tag(std::uint32_t slot, Operation operation);
+  void apply(std::uint32_t slot, Event event);
+  void note(Connection& connection, State before, Event event);
+  std::optional<Event> carry_out(std::uint32_t slot, Action action);
+  Event judge(Connection& connection);
+  Event reserve(std::uint32_t slot);
+  bool pass(std::uint32_t slot, std::uint32_t shard);
+  void wait_for_room(std::uint32_t slot);
+  void accept(std::uint32_t slot);
+  void refuse(std::uint32_t slot);
+  void list(std::uint32_t slot);
+  void hang_up(std::uint32_t slot);
+  void close(std::uint32_t slot);
+  void free_slot(std::uint32_t slot);
+  void set_deadline(std::uint32_t slot, Queue* queue, std::int64_t duration_ns);
+  void report(const Connection& connection);
+
+  const ServiceTable& table() const { return tables_.current(); }
+
+  ShardOptions options_;
+  std::unique_ptr<Io> io_;
+  ShardLinks links_;
+  ShardCounters& counters_;
+  TablePins tables_;
+  SlotPool<Connection> pool_;
+  Queue handshake_;  // Peeking, Taking, and the reply to what will not be served
+  Queue room_;       // Reserving, where there was no room at first
+  Queue linger_;     // Draining
+  Queue parked_;     // Parked
+  Sink sink_;
+  std::vector<Listener> listeners_;
+  std::array<Completion, kCompletionsAtOnce> completions_;
+
+  std::int64_t now_ns_ = 0;       // read once a turn
+  std::int64_t real_now_ns_ = 0;  // the same instant as now_ns_, since 1970
+  std::int64_t retry_at_ns_ = kNever_ns;
+  std::uint64_t next_id_;
+  bool shutting_down_ = false;
+  bool turned_away_ = false;
+  bool reported_done_ = false;
+  bool stop_ = false;
+  std::int64_t shutdown_at_ns_ = kNever_ns;
+  std::int64_t accept_failure_logged_ns_ = 0;
+  std::int64_t log_window_ns_ = 0;
+  std::uint32_t logged_in_window_ = 0;
+  std::uint64_t suppressed_ = 0;
+};
+
+}  // namespace tcpmux
+
+#include "core/server/shard_connection.h"
+#include "core/server/shard_turn.h"

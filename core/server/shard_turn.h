@@ -1,0 +1,416 @@
+// Shard, the part about the loop: completions, deadlines, accepting, messages, the end. Included by
+// shard.h alone.
+#pragma once
+
+#include <algorithm>
+
+#include "core/server/shard.h"
+
+namespace tcpmux {
+
+template <IoBackend Io, HandoffSink Sink>
+Shard<Io, Sink>::Shard(ShardOptions options, std::unique_ptr<Io> io, ShardLinks links,
+                       ShardCounters& counters, std::shared_ptr<const ServiceTable> table,
+                       const typename Sink::Options& sink_options)
+    : options_(std::move(options)),
+      io_(std::move(io)),
+      links_(links),
+      counters_(counters),
+      tables_(table),
+      pool_(options_.connections_max + kBusySlots + options_.taken_back_max),
+      handshake_(pool_),
+      room_(pool_),
+      linger_(pool_),
+      parked_(pool_),
+      sink_(sink_options, *io_, pool_, static_cast<HandoffEvents&>(*this), counters),
+      next_id_(std::uint64_t{options_.number} << 48) {
+  sink_.use_table(std::move(table));
+  for (ShardListener& listener : options_.listeners)
+    listeners_.push_back({.owned = std::move(listener)});
+}
+
+// Sockets are handed over when nothing else is ready: collecting them while there is work makes
+// messages full and wakes the backend less often; doing so only then costs no latency when idle.
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::run() {
+  now_ns_ = monotonic_ns();
+  real_now_ns_ = realtime_ns();
+  io_->watch_wakeups({.operation = Operation::kWakeup}, links_.own.wakeup_fd());
+  for (std::uint32_t i = 0; i < listeners_.size(); ++i)
+    start_accepting(i);
+  receive_messages();
+  while (!(stop_ && done())) {
+    if (!reported_done_ && done()) report_done();
+    std::size_t count = io_->reap(completions_);
+    if (count == 0) {
+      sink_.flush(now_ns_);
+      count = io_->wait(completions_, next_deadline_ns());
+    }
+    now_ns_ = monotonic_ns();
+    real_now_ns_ = realtime_ns();
+    for (std::size_t i = 0; i < count; ++i)
+      handle(completions_[i]);
+    if (sink_.waiting_since_ns() + kFlushAfter_ns < now_ns_) sink_.flush(now_ns_);
+    expire();
+  }
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::handle(const Completion& completion) {
+  switch (completion.tag.operation) {
+    case Operation::kAccept:
+      handle_accept(completion);
+      return;
+    case Operation::kWakeup:
+      receive_messages();
+      return;
+    case Operation::kHandoff:
+      sink_.complete(completion, now_ns_);
+      return;
+    case Operation::kPeek:
+    case Operation::kDiscard:
+    case Operation::kReply:
+    case Operation::kDrain:
+      handle_connection(completion);
+      return;
+    case Operation::kNone:
+      return;
+  }
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::handle_connection(const Completion& completion) {
+  Connection* const connection = pool_.find(completion.tag.slot);
+  TCPMUX_CHECK(connection != nullptr && connection->in_flight == completion.tag.operation,
+               "a slot outlives what is in flight for it");
+  connection->in_flight = Operation::kNone;
+  apply(completion.tag.slot.index,
+        event_of(*connection, completion.tag.operation, completion.result));
+}
+
+template <IoBackend Io, HandoffSink Sink>
+Event Shard<Io, Sink>::event_of(Connection& connection, Operation operation, std::int32_t result) {
+  if (result == -ECANCELED) return Event::kCancelled;
+  if (result < 0) return Event::kPeerGone;
+  const auto bytes = static_cast<std::size_t>(result);
+  switch (operation) {
+    case Operation::kPeek:
+      return bytes == 0 ? Event::kPeerGone : peeked(connection, bytes);
+    case Operation::kDiscard:
+      return Event::kTaken;
+    case Operation::kReply:
+      return replied(connection, bytes);
+    default:
+      break;
+  }
+  connection.sent_bytes += static_cast<std::uint32_t>(bytes);
+  const bool enough = bytes == 0 || connection.sent_bytes > kDrainBytesMax;
+  return enough ? Event::kPeerGone : Event::kDrained;
+}
+
+template <IoBackend Io, HandoffSink Sink>
+Event Shard<Io, Sink>::peeked(Connection& connection, std::size_t bytes) {
+  std::size_t take = 0;
+  const LineStatus status = connection.line.scan(bytes, options_.line_bytes_max, take);
+  connection.line_bytes = static_cast<std::uint32_t>(take);
+  switch (status) {
+    case LineStatus::kIncomplete:
+      return Event::kLineIncomplete;
+    case LineStatus::kName:
+      return judge(connection);
+    case LineStatus::kInvalid:
+      connection.refusal = Refusal::kInvalid;
+      break;
+    case LineStatus::kTooLong:
+      connection.refusal = Refusal::kTooLong;
+      break;
+  }
+  return Event::kLineRefused;
+}
+
+template <IoBackend Io, HandoffSink Sink>
+Event Shard<Io, Sink>::replied(Connection& connection, std::size_t bytes) {
+  std::size_t expected = refusal_reply(connection.refusal).size();
+  if (connection.table_pin != kNoPin) {
+    const ServiceTable& table = tables_.pinned(connection.table_pin);
+    if (connection.state == State::kReplying) {
+      expected = table.accept_reply(connection.service).size();
+    } else {
+      connection.sent_bytes += static_cast<std::uint32_t>(bytes);
+      if (connection.sent_bytes < table.help_reply().size()) return Event::kReplyShort;
+      expected = bytes;
+    }
+    // The list goes on from the table that it began with; '+' needs its table no more.
+    tables_.unpin(std::exchange(connection.table_pin, kNoPin));
+  }
+  return bytes == expected ? Event::kReplied : Event::kReplyShort;
+}
+
+template <IoBackend Io, HandoffSink Sink>
+std::int64_t Shard<Io, Sink>::next_deadline_ns() const {
+  std::int64_t next_ns = std::min({handshake_.next_ns(), room_.next_ns(), linger_.next_ns(),
+                                   parked_.next_ns(), sink_.next_tick_ns(), retry_at_ns_});
+  for (const Listener& listener : listeners_)
+    next_ns = std::min(next_ns, listener.resume_at_ns);
+  if (shutting_down_ && !turned_away_) next_ns = std::min(next_ns, shutdown_at_ns_);
+  return next_ns;
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::expire() {
+  for (Queue* queue : {&handshake_, &room_, &linger_, &parked_}) {
+    for (std::uint32_t slot = queue->take_expired(now_ns_); slot != kNoSlot;
+         slot = queue->take_expired(now_ns_))
+      apply(slot, Event::kDeadline);
+  }
+  if (sink_.next_tick_ns() <= now_ns_) sink_.tick(now_ns_);
+  if (retry_at_ns_ <= now_ns_) retry_waiting();
+  for (std::uint32_t i = 0; i < listeners_.size(); ++i)
+    if (listeners_[i].resume_at_ns <= now_ns_) start_accepting(i);
+  if (shutting_down_ && !turned_away_ && shutdown_at_ns_ <= now_ns_) turn_all_away();
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::retry_waiting() {
+  retry_at_ns_ = kNever_ns;
+  retry_queue(parked_);  // they have been told '+': first come, and first served
+  retry_queue(room_);
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::retry_queue(Queue& queue) {
+  for (std::uint32_t slot = queue.first(); slot != kNoSlot;) {
+    const std::uint32_t next = queue.next(slot);
+    apply(slot, reserve(slot));  // kNoRoom: it stays where it is
+    slot = next;
+  }
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::start_accepting(std::uint32_t index) {
+  Listener& listener = listeners_[index];
+  listener.resume_at_ns = kNever_ns;
+  listener.accepting = true;
+  io_->accept({.operation = Operation::kAccept, .slot = {.index = index}},
+              listener.owned.socket.get());
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::handle_accept(const Completion& completion) {
+  if (completion.result >= 0) admit(completion.result);
+  if (completion.more) return;
+  Listener& listener = listeners_[completion.tag.slot.index];
+  listener.accepting = false;
+  if (shutting_down_) {
+    close_listener(listener);
+  } else if (completion.result >= 0) {
+    start_accepting(completion.tag.slot.index);
+  } else {
+    accept_failed(completion.tag.slot.index, -completion.result);
+  }
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::admit(int fd) {
+  counters_.accepted.add();
+  const bool busy = pool_.taken_count() >= options_.connections_max;
+  // The slots for taken back sockets are no newcomer's.
+  const bool none_left = pool_.free_count() <= options_.taken_back_max;
+  const std::uint32_t slot = none_left ? kNoSlot : pool_.take();
+  if (slot == kNoSlot) {
+    counters_.refused[static_cast<std::size_t>(Refusal::kBusy)].add();
+    io_->close(fd);
+    return;
+  }
+  Connection& connection = pool_[slot];
+  connection.fd = fd;
+  connection.state = State::kPeeking;
+  connection.refusal = Refusal::kUnknown;
+  connection.was_passed = connection.was_accepted = false;
+  connection.line_bytes = connection.sent_bytes = 0;
+  connection.service = kNoService;
+  connection.source = connection.destination = {};
+  connection.id = next_id_++;
+  connection.accepted_ns = real_now_ns_;
+  connection.lane = kNoLane;
+  connection.line.clear();
+  set_deadline(slot, &handshake_, options_.handshake_deadline_ns);
+  if (busy) {
+    connection.refusal = Refusal::kBusy;
+    apply(slot, Event::kLineRefused);
+  } else {
+    carry_out(slot, Action::kPeek);
+  }
+}
+
+// At the descriptor limit: those who wait are told, by the descriptor in reserve, as far as that
+// goes; then accepting rests for a moment, because trying again at once would fail again.
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::accept_failed(std::uint32_t index, int error) {
+  Listener& listener = listeners_[index];
+  for (int i = 0; i < kShedAtOnceMax; ++i) {
+    if (io_->shed(listener.owned.socket.get(), refusal_reply(Refusal::kBusy)) != Shed::kOne) break;
+    counters_.accepted.add();
+    counters_.shed.add();
+    counters_.refused[static_cast<std::size_t>(Refusal::kBusy)].add();
+  }
+  listener.resume_at_ns = now_ns_ + kAcceptPause_ns;
+  if (now_ns_ < accept_failure_logged_ns_ + kNanosPerSecond) return;
+  StewardMessage message;
+  message.kind = StewardMessage::Kind::kAcceptFailed;
+  message.number = static_cast<std::uint64_t>(error);
+  if (links_.steward.send(std::move(message))) accept_failure_logged_ns_ = now_ns_;
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::receive_messages() {
+  ShardMessage message;
+  while (links_.own.receive(message))
+    receive(message);
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::receive(ShardMessage& message) {
+  switch (message.kind) {
+    case ShardMessage::Kind::kNone:
+      return;
+    case ShardMessage::Kind::kConnection:
+      adopt(message.connection, true);
+      return;
+    case ShardMessage::Kind::kTable:
+      tables_.replace(message.table);
+      sink_.use_table(std::move(message.table));
+      return;
+    case ShardMessage::Kind::kSink:
+      sink_.receive(std::move(message.sink), now_ns_);
+      // It may be the lane that somebody waits for.
+      if (parked_.size() + room_.size() > 0) retry_waiting();
+      return;
+    case ShardMessage::Kind::kShutdown:
+      begin_shutdown(message.deadline_ns);
+      return;
+    case ShardMessage::Kind::kStop:
+      stop_ = true;
+      return;
+  }
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::adopt(PassedConnection& passed, bool from_shard) {
+  const std::uint32_t slot = pool_.take();
+  if (slot == kNoSlot) {
+    // Every slot is taken, so nothing better than to close can be done.
+    if (passed.was_accepted) counters_.closed_without_backend.add();
+    if (!passed.was_accepted) counters_.refused[static_cast<std::size_t>(Refusal::kBusy)].add();
+    passed.socket.reset();
+    return;
+  }
+  Connection& connection = pool_[slot];
+  connection.fd = passed.socket.release();
+  connection.state = passed.was_accepted ? State::kParked : State::kReserving;
+  connection.was_passed = from_shard;
+  connection.was_accepted = passed.was_accepted;
+  connection.line_bytes = passed.line_bytes;
+  connection.sent_bytes = 0;
+  connection.service = passed.service;
+  connection.source = passed.source;
+  connection.destination = passed.destination;
+  connection.id = passed.id;
+  connection.accepted_ns = passed.accepted_ns;
+  connection.lane = kNoLane;
+  connection.line.clear();
+  if (passed.deadline_ns != kNever_ns) parked_.join(slot, passed.deadline_ns);
+  apply(slot, reserve(slot));
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::taken_back(PassedConnection connection, bool expired) {
+  counters_.taken_back.add();
+  if (expired) {
+    counters_.closed_without_backend.add();
+    return;
+  }
+  adopt(connection, false);
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::handed_off(std::uint32_t slot) {
+  counters_.handed_off.add();
+  apply(slot, Event::kHandedOff);
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::lane_lost(std::uint32_t slot) {
+  apply(slot, Event::kLaneLost);
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::begin_shutdown(std::int64_t deadline_ns) {
+  if (shutting_down_) return;
+  shutting_down_ = true;
+  shutdown_at_ns_ = deadline_ns;
+  for (std::uint32_t i = 0; i < listeners_.size(); ++i) {
+    Listener& listener = listeners_[i];
+    listener.resume_at_ns = kNever_ns;
+    if (listener.accepting) {
+      io_->cancel({.operation = Operation::kAccept, .slot = {.index = i}},
+                  listener.owned.socket.get());
+    } else {
+      close_listener(listener);
+    }
+  }
+}
+
+// A shard that is done still answers to the others until all are: one of them may pass it a
+// connection that was told '+'.
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::report_done() {
+  StewardMessage message;
+  message.kind = StewardMessage::Kind::kShardDone;
+  message.number = options_.number;
+  reported_done_ = links_.steward.send(std::move(message));
+}
+
+// Closing a listener resets whoever waits in its backlog, so they are told first.
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::close_listener(Listener& listener) {
+  const int fd = listener.owned.socket.get();
+  while (!listener.owned.inherited &&
+         io_->shed(fd, refusal_reply(Refusal::kShuttingDown)) == Shed::kOne) {
+    counters_.accepted.add();
+    counters_.refused[static_cast<std::size_t>(Refusal::kShuttingDown)].add();
+  }
+  io_->close(listener.owned.socket.release());
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::turn_all_away() {
+  turned_away_ = true;
+  const auto all = [this](Queue& queue, auto&& event_for) {
+    for (std::uint32_t slot = queue.first(); slot != kNoSlot;) {
+      const std::uint32_t next = queue.next(slot);
+      const std::optional<Event> event = event_for(pool_[slot].state);
+      if (event.has_value()) apply(slot, *event);
+      slot = next;
+    }
+  };
+  all(handshake_, [](State state) -> std::optional<Event> {
+    const bool early = state == State::kPeeking || state == State::kTaking;
+    return early ? std::optional(Event::kShutdown) : std::nullopt;
+  });
+  all(room_, [](State) -> std::optional<Event> { return Event::kShutdown; });
+  all(parked_, [](State) -> std::optional<Event> { return Event::kDeadline; });
+}
+
+// Lanes that do not take what was promised to them are given as long again as clients are to read
+// their refusal; then the backends' registrations end with the process.
+template <IoBackend Io, HandoffSink Sink>
+bool Shard<Io, Sink>::done() const {
+  if (!shutting_down_) return false;
+  if (turned_away_ && now_ns_ > shutdown_at_ns_ + 2 * kLinger_ns) return true;
+  const bool listening = std::any_of(listeners_.begin(), listeners_.end(),
+                                     [](const Listener& one) { return one.owned.socket.valid(); });
+  return !listening && pool_.taken_count() == 0 && sink_.idle();
+}
+
+}  // namespace tcpmux

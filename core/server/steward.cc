@@ -1,0 +1,159 @@
+#include "core/server/steward.h"
+
+#include <spdlog/spdlog.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <string>
+
+#include "core/base/check.h"
+#include "core/base/clock.h"
+
+namespace tcpmux {
+namespace {
+
+sigset_t our_signals() {
+  sigset_t set;
+  ::sigemptyset(&set);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1})
+    ::sigaddset(&set, signal);
+  return set;
+}
+
+}  // namespace
+
+void block_signals() {
+  const sigset_t set = our_signals();
+  TCPMUX_CHECK(::pthread_sigmask(SIG_BLOCK, &set, nullptr) == 0, "the set of signals is valid");
+  TCPMUX_CHECK(std::signal(SIGPIPE, SIG_IGN) != SIG_ERR, "SIGPIPE can be ignored");
+}
+
+Result<std::unique_ptr<Steward>> Steward::create(EventLoop& loop, StewardMailbox& mailbox,
+                                                 ShardSet& shards, std::int64_t drain_ms) {
+  const sigset_t set = our_signals();
+  OwnFd signals(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals.valid()) return fail_errno("signalfd");
+  std::unique_ptr<Steward> steward(
+      new Steward(loop, mailbox, shards, drain_ms, std::move(signals)));
+  Status added = loop.add(steward->signals_.get(), [s = steward.get()] { s->receive_signals(); });
+  if (added) added = loop.add(mailbox.wakeup_fd(), [s = steward.get()] { s->receive_messages(); });
+  if (!added) return std::unexpected(added.error());
+  return steward;
+}
+
+Steward::Steward(EventLoop& loop, StewardMailbox& mailbox, ShardSet& shards, std::int64_t drain_ms,
+                 OwnFd signals)
+    : loop_(loop),
+      mailbox_(mailbox),
+      shards_(shards),
+      drain_ms_(drain_ms),
+      signals_(std::move(signals)) {}
+
+void Steward::receive_signals() {
+  signalfd_siginfo info{};
+  while (::read(signals_.get(), &info, sizeof info) == sizeof info) {
+    const auto signal = static_cast<int>(info.ssi_signo);
+    if (signal == SIGUSR1) {
+      log_counters();
+    } else if (signal == SIGHUP) {
+      SPDLOG_WARN("SIGHUP is ignored: a new configuration needs a restart");
+    } else if (shutting_down_) {
+      SPDLOG_WARN("{} again: ending at once", ::strsignal(signal));
+      forced_ = true;
+      loop_.stop();
+    } else {
+      begin_shutdown(::strsignal(signal));
+    }
+  }
+}
+
+void Steward::begin_shutdown(const char* why) {
+  shutting_down_ = true;
+  SPDLOG_INFO("shutting down ({}): no more connections are accepted, handshakes have {} ms", why,
+              drain_ms_);
+  if (hooks_.shutdown_begins) hooks_.shutdown_begins();
+  const std::int64_t deadline_ns = monotonic_ns() + drain_ms_ * kNanosPerMilli;
+  shards_.send_all([deadline_ns] {
+    ShardMessage message;
+    message.kind = ShardMessage::Kind::kShutdown;
+    message.deadline_ns = deadline_ns;
+    return message;
+  });
+}
+
+void Steward::receive_messages() {
+  std::uint64_t signalled = 0;
+  // EAGAIN: somebody else's message woke us, and has been received with it.
+  if (::read(mailbox_.wakeup_fd(), &signalled, sizeof signalled) < 0)
+    TCPMUX_CHECK(errno == EAGAIN || errno == EINTR, "an eventfd can be read");
+  StewardMessage message;
+  while (mailbox_.receive(message))
+    receive(message);
+}
+
+void Steward::receive(StewardMessage& message) {
+  switch (message.kind) {
+    case StewardMessage::Kind::kNone:
+      return;
+    case StewardMessage::Kind::kRefusal:
+      log_refusal(message.refusal);
+      return;
+    case StewardMessage::Kind::kAcceptFailed:
+      SPDLOG_ERROR(
+          "accept: {}: newcomers are told to try again until something is free; raise the limit "
+          "(ulimit -n, LimitNOFILE=) or lower handshake.connections_per_shard_max",
+          std::strerror(static_cast<int>(message.number)));
+      return;
+    case StewardMessage::Kind::kSink:
+      hooks_.sink(std::move(message.sink));
+      return;
+    case StewardMessage::Kind::kSinkNotice:
+      hooks_.sink_notice(message);
+      return;
+    case StewardMessage::Kind::kShardDone:
+      if (++shards_done_ == shards_.size()) loop_.stop();
+      return;
+  }
+}
+
+void Steward::log_refusal(const RefusalRecord& record) const {
+  const std::string name(record.name.data(), record.name_bytes);
+  const std::string more =
+      record.suppressed == 0 ? "" : fmt::format(" (and {} more not logged)", record.suppressed);
+  SPDLOG_WARN("refused {}: {}{}{}", to_string(record.source), refusal_reason(record.refusal),
+              name.empty() ? "" : fmt::format(" '{}'", name), more);
+}
+
+void Steward::log_counters() const {
+  const auto sum = [this](auto&& read) {
+    std::uint64_t total = 0;
+    for (std::uint32_t i = 0; i < shards_.size(); ++i)
+      total += read(shards_.counters(i));
+    return total;
+  };
+  const auto of = [&](Counter ShardCounters::* counter) {
+    return sum([counter](const ShardCounters& one) { return (one.*counter).read(); });
+  };
+  std::string refused;
+  std::uint64_t refused_all = 0;
+  for (int i = 0; i < kRefusalCount; ++i) {
+    const auto index = static_cast<std::size_t>(i);
+    const std::uint64_t count =
+        sum([index](const ShardCounters& one) { return one.refused[index].read(); });
+    refused_all += count;
+    refused += fmt::format(" refused_{}={}", refusal_word(static_cast<Refusal>(i)), count);
+  }
+  SPDLOG_INFO(
+      "counters: accepted={} handed_off={} messages={} refused={}{} helped={} timed_out={} "
+      "peer_gone={} passed={} taken_back={} closed_without_backend={} shed={} lane_full={}",
+      of(&ShardCounters::accepted), of(&ShardCounters::handed_off), of(&ShardCounters::messages),
+      refused_all, refused, of(&ShardCounters::helped), of(&ShardCounters::timed_out),
+      of(&ShardCounters::peer_gone), of(&ShardCounters::passed), of(&ShardCounters::taken_back),
+      of(&ShardCounters::closed_without_backend), of(&ShardCounters::shed),
+      of(&ShardCounters::lane_full));
+}
+
+}  // namespace tcpmux
