@@ -1,0 +1,103 @@
+#include "handoff/registry_socket.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+
+#include "core/base/check.h"
+
+namespace tcpmux::handoff {
+namespace {
+
+constexpr int kBacklog = 128;
+
+Status make_folder(const std::string& path) {
+  const std::string folder = path.substr(0, path.rfind('/'));
+  if (folder.empty() || ::mkdir(folder.c_str(), 0755) == 0 || errno == EEXIST) return {};
+  return fail_errno("the registry's folder cannot be made: mkdir " + folder);
+}
+
+std::string holder_of(int lock) {
+  std::array<char, 32> text{};
+  const ssize_t bytes = ::pread(lock, text.data(), text.size() - 1, 0);
+  std::string pid(text.data(), bytes > 0 ? static_cast<std::size_t>(bytes) : 0);
+  while (!pid.empty() && pid.back() == '\n')
+    pid.pop_back();
+  return pid.empty() ? "another process" : "pid " + pid;
+}
+
+Result<OwnFd> take_lock(const std::string& path) {
+  const std::string lock_path = path + ".lock";
+  OwnFd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
+  if (!lock.valid()) return fail_errno("the registry's lock cannot be opened: " + lock_path);
+  if (::flock(lock.get(), LOCK_EX | LOCK_NB) < 0) {
+    if (errno != EWOULDBLOCK) return fail_errno("flock " + lock_path);
+    return fail("another tcpmuxd (" + holder_of(lock.get()) + ") serves the registry " + path +
+                "; stop it, or give this one a path of its own (registry.path, --registry)");
+  }
+  const std::string pid = std::to_string(::getpid()) + "\n";
+  if (::ftruncate(lock.get(), 0) < 0 ||
+      ::pwrite(lock.get(), pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size()))
+    return fail_errno("the registry's lock cannot be written: " + lock_path);
+  return lock;
+}
+
+Status bind_and_listen(int fd, const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path)
+    return fail("the registry's path is longer than a socket's can be (107 bytes): " + path);
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  // We hold the lock, so what lies here was left by a daemon that is no more. Only a socket is
+  // removed: a path that names something else is a mistake in the configuration.
+  struct stat found{};
+  if (::lstat(path.c_str(), &found) == 0) {
+    if (!S_ISSOCK(found.st_mode)) return fail(path + " exists and is not a socket");
+    if (::unlink(path.c_str()) < 0) return fail_errno("the old socket cannot be removed: " + path);
+  }
+  if (::bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0)
+    return fail_errno("the registry cannot be made: bind " + path);
+  if (::chmod(path.c_str(), 0666) < 0) return fail_errno("chmod " + path);
+  if (::listen(fd, kBacklog) < 0) return fail_errno("listen " + path);
+  return {};
+}
+
+std::uint64_t inode_of(const std::string& path) {
+  struct stat found{};
+  return ::lstat(path.c_str(), &found) == 0 ? found.st_ino : 0;
+}
+
+}  // namespace
+
+Result<RegistrySocket> RegistrySocket::open(const std::string& path) {
+  if (Status made = make_folder(path); !made) return std::unexpected(made.error());
+  Result<OwnFd> lock = take_lock(path);
+  if (!lock) return std::unexpected(lock.error());
+  OwnFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.valid()) return fail_errno("socket(AF_UNIX, SOCK_SEQPACKET)");
+  if (Status bound = bind_and_listen(fd.get(), path); !bound) return std::unexpected(bound.error());
+  return RegistrySocket(path, *std::move(lock), std::move(fd));
+}
+
+RegistrySocket::RegistrySocket(std::string path, OwnFd lock, OwnFd socket)
+    : path_(std::move(path)),
+      lock_(std::move(lock)),
+      socket_(std::move(socket)),
+      inode_(inode_of(path_)) {}
+
+// The lock's file stays: removing it would let two daemons lock two files of one name.
+RegistrySocket::~RegistrySocket() {
+  if (!socket_.valid() || inode_of(path_) != inode_) return;
+  // Nothing is left to be done about a failure, and the next daemon removes what stays.
+  [[maybe_unused]] const int ignored = ::unlink(path_.c_str());
+}
+
+}  // namespace tcpmux::handoff

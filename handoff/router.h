@@ -1,0 +1,383 @@
+// The router: the half of the handoff that runs on a shard. It knows the shard's lanes, promises
+// places in them, collects sockets into messages, and takes back what no backend received. It is
+// the daemon's HandoffSink (core/server/handoff_sink.h).
+//
+// A lane's way:   serving <-> stalled                its queue did not move for `stall_ms`
+//                    |
+//                 draining                           its backend wants no more
+//                    |
+//                   gone --> given back              taken back, closed, returned to the registry
+//
+// A socket is collected when the client has seen '+', and sent when the message is full or the
+// shard is about to sleep. Until then it is with its slot; then it is in the queue, which is ours
+// until the backend receives it. Everything is sized when the router is made.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/base/clock.h"
+#include "core/base/slot_pool.h"
+#include "core/io/backend.h"
+#include "core/server/connection_slot.h"
+#include "core/server/handoff_sink.h"
+#include "core/server/messages.h"
+#include "core/server/shard_counters.h"
+#include "handoff/ancillary.h"
+#include "handoff/lane.h"
+#include "handoff/message.h"
+
+namespace tcpmux::handoff {
+
+struct RouterOptions {
+  std::uint32_t shard = 0;
+  std::uint32_t services_max = 0;  // ids below this can have routes
+  std::uint32_t lanes_max = 0;
+  std::int64_t stall_ns = 0;
+  std::int64_t deadline_ns = 0;  // after '+', without a backend
+  std::array<std::uint8_t, 8> run_id{};
+  StewardMailbox* steward = nullptr;
+  // The version of the routes that this shard has, for the registry to read.
+  std::atomic<std::uint64_t>* routes_version = nullptr;
+};
+
+template <IoBackend Io>
+class Router {
+ public:
+  using Options = RouterOptions;
+
+  Router(const Options& options, Io& io, SlotPool<Connection>& connections, HandoffEvents& events,
+         ShardCounters& counters);
+
+  // HandoffSink
+  void use_table(std::shared_ptr<const ServiceTable> table) { table_ = std::move(table); }
+  Reservation reserve(ServiceId service, std::int64_t now_ns);
+  void unreserve(std::uint32_t lane);
+  void hand_off(std::uint32_t slot, std::int64_t now_ns);
+  void flush(std::int64_t now_ns);
+  void complete(const Completion& completion, std::int64_t now_ns);
+  void receive(std::unique_ptr<SinkMessage> message, std::int64_t now_ns);
+  void tick(std::int64_t now_ns);
+  std::int64_t next_tick_ns() const { return next_tick_ns_; }
+  std::int64_t waiting_since_ns() const { return waiting_since_ns_; }
+  bool idle() const { return held_ == 0 && gone_ == 0; }
+
+ private:
+  // Enough for every lane of a busy shard to have one on its way; more wait in their lists.
+  static constexpr std::uint32_t kMessagesMax = 64;
+  // How old a picture of a queue may be when a choice depends on it.
+  static constexpr std::int64_t kPicture_ns = kNanosPerMilli;
+  static constexpr std::int64_t kSoon_ns = 5 * kNanosPerMilli;
+  static constexpr std::int64_t kUserLimitPause_ns = 50 * kNanosPerMilli;
+  static constexpr std::int64_t kStalledLook_ns = 20 * kNanosPerMilli;
+
+  // A message on its way. The kernel reads all of it until the completion: it stays as it is.
+  struct Outgoing {
+    std::uint32_t generation = 0;
+    std::uint32_t next_free = kNoSlot;
+    std::uint32_t lane = kNoLane;
+    std::uint32_t bytes = 0;
+    std::uint32_t sockets = 0;  // 0: a probe
+    std::array<std::uint32_t, kSocketsPerMessageMax> slots;
+    msghdr header;
+    iovec vector;
+    ControlBuffer<kSocketsPerMessageMax> control;
+    std::array<std::byte, kMessageBytesMax> payload;
+  };
+
+  struct Route {
+    std::uint32_t first = kNoLane;  // serving and stalled lanes of this shard, by next_for
+    std::uint64_t shards = 0;       // who has lanes for it, this shard included
+    std::uint32_t backends = 0;
+  };
+
+  // --- lanes (router_lanes.h) ---
+  void add_lane(std::unique_ptr<Lane> lane);
+  void link(std::uint32_t index);
+  void unlink(std::uint32_t index);
+  std::uint32_t next_of(const Lane& lane, ServiceId service) const;
+  void set_routes(const RoutesCommand& command);
+  void drain_backend(std::uint64_t backend);
+  void lose_backend(std::uint64_t backend, std::int64_t now_ns);
+  void lose_collected(Lane& lane);
+  bool give_back(std::uint32_t index);
+  void look_at(Lane& lane, std::uint32_t index, std::int64_t now_ns);
+  void look_at_stalled(Lane& lane, std::uint32_t index, std::int64_t now_ns);
+  bool others_serve(const Lane& lane) const;
+  bool take_back(Lane& lane, bool expired);
+  void take_back_message(Lane& lane, std::span<const std::byte> payload, std::span<OwnFd> sockets,
+                         bool expired);
+  PassedConnection described(const Lane& lane, OwnFd socket, const Result<Facts>& facts) const;
+  bool notify(std::uint64_t number, LaneNotice notice, std::uint32_t amount);
+
+  // --- sending (router.h, below) ---
+  Lane& lane_at(std::uint32_t index) { return *lanes_[index]; }
+  void settle(Lane& lane, std::int64_t now_ns);
+  bool send_list(std::uint32_t index, std::int64_t now_ns);
+  void send_message(std::uint32_t index);
+  void send_probe(std::uint32_t index);
+  void fill(Outgoing& message, Lane& lane);
+  void start(std::uint32_t message);
+  void append(Lane& lane, std::uint32_t slot);
+  void mark_unsent(std::uint32_t index);
+  void failed(std::uint32_t index, Outgoing& message, int error, std::int64_t now_ns);
+  void tick_by(std::int64_t at_ns) { next_tick_ns_ = std::min(next_tick_ns_, at_ns); }
+
+  Options options_;
+  Io& io_;
+  SlotPool<Connection>& connections_;
+  HandoffEvents& events_;
+  ShardCounters& counters_;
+  std::shared_ptr<const ServiceTable> table_;
+  std::vector<std::unique_ptr<Lane>> lanes_;  // by number; nullptr: free
+  std::vector<Route> routes_;                 // by service
+  std::vector<std::uint32_t> unsent_;         // lanes with a list; capacity lanes_max
+  SlotPool<Outgoing> messages_;
+  std::array<std::byte, kMessageBytesMax> taken_back_payload_;
+  std::int64_t waiting_since_ns_ = kNever_ns;
+  std::int64_t next_tick_ns_ = kNever_ns;
+  std::uint32_t held_ = 0;        // sockets collected, in all lanes
+  std::uint32_t gone_ = 0;        // lanes whose backend is gone, not yet given back
+  std::uint32_t lanes_used_ = 0;  // numbers from here on were never used
+  std::uint32_t next_elsewhere_ = 0;
+};
+
+template <IoBackend Io>
+Router<Io>::Router(const Options& options, Io& io, SlotPool<Connection>& connections,
+                   HandoffEvents& events, ShardCounters& counters)
+    : options_(options),
+      io_(io),
+      connections_(connections),
+      events_(events),
+      counters_(counters),
+      lanes_(options.lanes_max),
+      routes_(options.services_max),
+      messages_(kMessagesMax) {
+  unsent_.reserve(options.lanes_max);
+}
+
+template <IoBackend Io>
+void Router<Io>::settle(Lane& lane, std::int64_t now_ns) {
+  if (lane.settle(io_.queued_bytes(lane.setup.copy_of_theirs.get()), now_ns))
+    lane.on_probation = false;
+}
+
+// The lane with the most room wins. A queue's length is asked of the kernel only where the count of
+// what was sent says that it may be long.
+template <IoBackend Io>
+Reservation Router<Io>::reserve(ServiceId service, std::int64_t now_ns) {
+  using Kind = Reservation::Kind;
+  if (service >= routes_.size()) return {Kind::kNoBackend, 0};
+  const Route& route = routes_[service];
+  std::uint32_t best = kNoLane;
+  std::uint32_t best_room = 0;
+  bool all_stalled = true;
+  for (std::uint32_t i = route.first; i != kNoLane; i = next_of(lane_at(i), service)) {
+    Lane& lane = lane_at(i);
+    const bool long_queue = lane.queued() >= 2u * lane.setup.batch || lane.room() == 0;
+    if (long_queue && !lane.stalled && lane.settled_at_ns() + kPicture_ns <= now_ns)
+      settle(lane, now_ns);
+    all_stalled &= lane.stalled;
+    if (lane.room() > best_room) {
+      best = i;
+      best_room = lane.room();
+    }
+  }
+  if (best != kNoLane) {
+    ++lane_at(best).reserved;
+    return {Kind::kRoom, best};
+  }
+  if (!all_stalled) return {Kind::kNoRoom, 0};
+  const std::uint64_t others = route.shards & ~(std::uint64_t{1} << options_.shard);
+  if (others == 0) return {route.first == kNoLane ? Kind::kNoBackend : Kind::kNoRoom, 0};
+  do {
+    next_elsewhere_ = (next_elsewhere_ + 1) % 64;
+  } while (((others >> next_elsewhere_) & 1) == 0);
+  return {Kind::kElsewhere, next_elsewhere_};
+}
+
+template <IoBackend Io>
+void Router<Io>::unreserve(std::uint32_t lane) {
+  --lane_at(lane).reserved;
+}
+
+template <IoBackend Io>
+void Router<Io>::append(Lane& lane, std::uint32_t slot) {
+  connections_[slot].next_in_lane = kNoSlot;
+  (lane.last == kNoSlot ? lane.first : connections_[lane.last].next_in_lane) = slot;
+  lane.last = slot;
+}
+
+template <IoBackend Io>
+void Router<Io>::mark_unsent(std::uint32_t index) {
+  if (!std::exchange(lane_at(index).is_unsent, true)) unsent_.push_back(index);
+}
+
+template <IoBackend Io>
+void Router<Io>::hand_off(std::uint32_t slot, std::int64_t now_ns) {
+  const std::uint32_t index = connections_[slot].lane;
+  Lane& lane = lane_at(index);
+  --lane.reserved;
+  if (lane.gone || lane.broken) {
+    events_.lane_lost(slot);
+    return;
+  }
+  append(lane, slot);
+  mark_unsent(index);
+  waiting_since_ns_ = std::min(waiting_since_ns_, now_ns);
+  ++held_;
+  ++lane.collected;
+  ++lane.listed;
+  if (lane.listed >= lane.setup.batch && lane.retry_at_ns <= now_ns && messages_.free_count() > 0)
+    send_message(index);
+}
+
+// Sends every list; those that cannot be sent now wait for a completion, or for the next tick.
+template <IoBackend Io>
+void Router<Io>::flush(std::int64_t now_ns) {
+  waiting_since_ns_ = kNever_ns;
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < unsent_.size(); ++i) {
+    const std::uint32_t index = unsent_[i];
+    lane_at(index).is_unsent = !send_list(index, now_ns);
+    if (lane_at(index).is_unsent) unsent_[kept++] = index;
+  }
+  unsent_.resize(kept);
+}
+
+// True when the list is empty then.
+template <IoBackend Io>
+bool Router<Io>::send_list(std::uint32_t index, std::int64_t now_ns) {
+  Lane& lane = lane_at(index);
+  if (lane.retry_at_ns > now_ns) {
+    tick_by(lane.retry_at_ns);
+    return lane.first == kNoSlot;
+  }
+  while (lane.first != kNoSlot && messages_.free_count() > 0)
+    send_message(index);
+  return lane.first == kNoSlot;
+}
+
+template <IoBackend Io>
+void Router<Io>::send_message(std::uint32_t index) {
+  Lane& lane = lane_at(index);
+  const std::uint32_t number = messages_.take();
+  Outgoing& message = messages_[number];
+  message.lane = index;
+  message.sockets = 0;
+  fill(message, lane);
+  std::array<int, kSocketsPerMessageMax> sockets;
+  for (std::uint32_t i = 0; i < message.sockets; ++i)
+    sockets[i] = connections_[message.slots[i]].fd;
+  prepare_send(message.header, message.vector, std::span(message.payload).first(message.bytes),
+               message.control.bytes, std::span(sockets).first(message.sockets));
+  start(number);
+}
+
+// Moves sockets from the lane's list into the message, up to the batch and the message's size.
+template <IoBackend Io>
+void Router<Io>::fill(Outgoing& message, Lane& lane) {
+  const bool raw = lane.setup.kind != LaneKind::kMessages;
+  HandoffEncoder encoder(message.payload);
+  while (lane.first != kNoSlot && message.sockets < lane.setup.batch) {
+    const std::uint32_t slot = lane.first;
+    const Connection& connection = connections_[slot];
+    if (!raw) {
+      Facts facts{.source = connection.source,
+                  .destination = connection.destination,
+                  .service = (*table_)[connection.service].name,
+                  .accepted_ns = connection.accepted_ns};
+      std::copy(options_.run_id.begin(), options_.run_id.end(), facts.id.begin());
+      for (std::size_t i = 0; i < 8; ++i)
+        facts.id[8 + i] = static_cast<std::uint8_t>(connection.id >> (56 - 8 * i));
+      if (!encoder.add(facts)) break;
+    }
+    message.slots[message.sockets++] = slot;
+    lane.first = connection.next_in_lane;
+    if (lane.first == kNoSlot) lane.last = kNoSlot;
+    --lane.listed;
+  }
+  message.bytes = 1;
+  message.payload[0] = raw ? std::byte{0} : message.payload[0];
+  if (!raw) message.bytes = static_cast<std::uint32_t>(encoder.finish().size());
+}
+
+template <IoBackend Io>
+void Router<Io>::send_probe(std::uint32_t index) {
+  const std::uint32_t number = messages_.take();
+  TCPMUX_CHECK(number != kNoSlot, "a lane is emptied only when there is a message for its probe");
+  Outgoing& message = messages_[number];
+  message.lane = index;
+  message.sockets = 0;
+  message.bytes = static_cast<std::uint32_t>(encode_probe(message.payload));
+  prepare_send(message.header, message.vector, std::span(message.payload).first(message.bytes),
+               message.control.bytes, {});
+  start(number);
+}
+
+template <IoBackend Io>
+void Router<Io>::start(std::uint32_t number) {
+  Outgoing& message = messages_[number];
+  Lane& lane = lane_at(message.lane);
+  ++lane.in_flight;
+  io_.send_message({.operation = Operation::kHandoff, .slot = {number, message.generation}},
+                   lane.setup.ours.get(), &message.header);
+}
+
+template <IoBackend Io>
+void Router<Io>::complete(const Completion& completion, std::int64_t now_ns) {
+  Outgoing* const message = messages_.find(completion.tag.slot);
+  TCPMUX_CHECK(message != nullptr, "a message outlives its send");
+  const std::uint32_t index = message->lane;
+  Lane& lane = lane_at(index);
+  --lane.in_flight;
+  if (completion.result < 0) {
+    failed(index, *message, -completion.result, now_ns);
+  } else {
+    lane.collected -= message->sockets;
+    held_ -= message->sockets;
+    lane.sent(message->bytes, message->sockets, now_ns);
+    counters_.messages.add();
+    tick_by(now_ns + std::clamp(options_.stall_ns / 8, kSoon_ns, kNanosPerSecond / 4));
+    for (std::uint32_t i = 0; i < message->sockets; ++i)
+      events_.handed_off(message->slots[i]);
+  }
+  messages_.give_back(completion.tag.slot.index);
+  if (lane.gone) tick_by(now_ns);
+}
+
+template <IoBackend Io>
+void Router<Io>::failed(std::uint32_t index, Outgoing& message, int error, std::int64_t now_ns) {
+  Lane& lane = lane_at(index);
+  const bool full = error == EAGAIN || error == ENOBUFS || error == ENOMEM || error == EINTR;
+  if ((full || error == ETOOMANYREFS) && !lane.gone) {
+    // POLLOUT would be set all the time at ETOOMANYREFS (Linux 6.18), so time is what we wait for.
+    counters_.lane_full.add();
+    lane.retry_at_ns = now_ns + (full ? kSoon_ns : kUserLimitPause_ns);
+    tick_by(lane.retry_at_ns);
+    mark_unsent(index);
+    for (std::uint32_t i = 0; i < message.sockets; ++i)
+      append(lane, message.slots[i]);
+    lane.listed += message.sockets;
+    return;
+  }
+  if (!lane.gone && !lane.broken) {
+    lane.broken = true;
+    unlink(index);
+    lane.broken_reported =
+        notify(lane.setup.backend, LaneNotice::kBroken, static_cast<std::uint32_t>(error));
+    tick_by(now_ns + kSoon_ns);
+  }
+  lane.collected -= message.sockets;
+  held_ -= message.sockets;
+  for (std::uint32_t i = 0; i < message.sockets; ++i)
+    events_.lane_lost(message.slots[i]);
+}
+
+}  // namespace tcpmux::handoff
+
+#include "handoff/router_lanes.h"

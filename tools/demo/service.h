@@ -1,0 +1,29 @@
+// A service of the demo: takes clients, and keeps them as long as they stay.
+#pragma once
+
+#include <tcpmux/backend.hpp>
+
+#include <cstddef>
+#include <memory>
+
+#include "tools/demo/event_loop.h"
+
+namespace demo {
+
+class Service {
+ public:
+  virtual ~Service() = default;
+  // The client's socket is non-blocking.
+  virtual void take(tcpmux::Client client) = 0;
+  // Says goodbye to all.
+  virtual void finish() = 0;
+  virtual std::size_t clients() const = 0;
+};
+
+// One file each. `loop` outlives the service.
+std::unique_ptr<Service> make_echo(EventLoop& loop);
+std::unique_ptr<Service> make_whoami(EventLoop& loop);
+std::unique_ptr<Service> make_chat(EventLoop& loop);
+std::unique_ptr<Service> make_discard();
+
+}  // namespace demo
