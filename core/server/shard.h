@@ -118,6 +118,7 @@ class Shard final : public HandoffEvents {
   void begin_shutdown(std::int64_t deadline_ns);
   void close_listener(Listener& listener);
   void turn_all_away();
+  bool is_early(std::uint32_t slot) const;
   bool done() const;
   void report_done();
 

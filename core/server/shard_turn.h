@@ -161,7 +161,7 @@ void Shard<Io, Sink>::expire() {
   for (Queue* queue : {&handshake_, &room_, &linger_, &parked_}) {
     for (std::uint32_t slot = queue->take_expired(now_ns_); slot != kNoSlot;
          slot = queue->take_expired(now_ns_))
-      apply(slot, Event::kDeadline);
+      apply(slot, shutting_down_ && is_early(slot) ? Event::kShutdown : Event::kDeadline);
   }
   if (sink_.next_tick_ns() <= now_ns_) sink_.tick(now_ns_);
   if (retry_at_ns_ <= now_ns_) retry_waiting();
@@ -386,20 +386,21 @@ void Shard<Io, Sink>::close_listener(Listener& listener) {
 template <IoBackend Io, HandoffSink Sink>
 void Shard<Io, Sink>::turn_all_away() {
   turned_away_ = true;
-  const auto all = [this](Queue& queue, auto&& event_for) {
-    for (std::uint32_t slot = queue.first(); slot != kNoSlot;) {
-      const std::uint32_t next = queue.next(slot);
-      const std::optional<Event> event = event_for(pool_[slot].state);
-      if (event.has_value()) apply(slot, *event);
+  for (Queue* queue : {&handshake_, &room_, &parked_}) {
+    for (std::uint32_t slot = queue->first(); slot != kNoSlot;) {
+      const std::uint32_t next = queue->next(slot);
+      if (is_early(slot)) apply(slot, Event::kShutdown);
+      if (queue == &parked_) apply(slot, Event::kDeadline);
       slot = next;
     }
-  };
-  all(handshake_, [](State state) -> std::optional<Event> {
-    const bool early = state == State::kPeeking || state == State::kTaking;
-    return early ? std::optional(Event::kShutdown) : std::nullopt;
-  });
-  all(room_, [](State) -> std::optional<Event> { return Event::kShutdown; });
-  all(parked_, [](State) -> std::optional<Event> { return Event::kDeadline; });
+  }
+}
+
+// Before any reply: it can still be told that we are shutting down.
+template <IoBackend Io, HandoffSink Sink>
+bool Shard<Io, Sink>::is_early(std::uint32_t slot) const {
+  const State state = pool_[slot].state;
+  return state == State::kPeeking || state == State::kTaking || state == State::kReserving;
 }
 
 // Lanes that do not take what was promised to them are given as long again as clients are to read
