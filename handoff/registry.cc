@@ -17,6 +17,9 @@ namespace {
 
 constexpr std::int64_t kRegisterWithin_ns = 10 * kNanosPerSecond;
 constexpr std::int64_t kTick_ms = 10;
+constexpr std::int64_t kAcceptPause_ns = kNanosPerSecond;
+// Connections of one user that have not registered yet: one user cannot keep all others out.
+constexpr std::ptrdiff_t kSilentPerUserMax = 64;
 // A backend that floods its own connection is read no further than this in one turn.
 constexpr int kMessagesAtOnceMax = 16;
 
@@ -61,8 +64,12 @@ std::size_t Registry::backend_count() const {
 void Registry::accept() {
   OwnFd connection(::accept4(socket_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!connection.valid()) {
-    if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR)
-      SPDLOG_ERROR("registry: accept: {}", std::strerror(errno));
+    if (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR) return;
+    // Out of descriptors or memory: whoever waits is reported again and again, so we look away
+    // for a moment.
+    SPDLOG_ERROR("registry: accept: {}", std::strerror(errno));
+    loop_.remove(socket_.fd());
+    accept_paused_until_ns_ = monotonic_ns() + kAcceptPause_ns;
     return;
   }
   Result<Credentials> peer = credentials_of(connection.get());
@@ -87,6 +94,11 @@ void Registry::accept() {
     refuse(backend, {RefuseCode::kNoRoom,
                      "no descriptors are left for more backends; raise the descriptor limit of "
                      "tcpmuxd (ulimit -n, LimitNOFILE=)"});
+  } else if (std::count_if(backends_.begin(), backends_.end(), [&](const auto& one) {
+               return !one.second.registered && one.second.peer.uid == backend.peer.uid;
+             }) > kSilentPerUserMax) {
+    refuse(backend,
+           {RefuseCode::kNoRoom, "too many connections of this user have not registered yet"});
   }
 }
 
@@ -232,6 +244,10 @@ void Registry::tick() {
   flush_outboxes();
   send_due_welcomes();
   const std::int64_t now_ns = monotonic_ns();
+  if (accept_paused_until_ns_ <= now_ns) {
+    const Status resumed = loop_.add(socket_.fd(), [this] { accept(); });
+    accept_paused_until_ns_ = resumed ? kNever_ns : now_ns + kAcceptPause_ns;
+  }
   std::vector<std::uint64_t> silent;
   for (const auto& [id, backend] : backends_)
     if (!backend.registered && backend.connected_ns + kRegisterWithin_ns < now_ns)

@@ -24,6 +24,7 @@
 #include <string>
 #include <vector>
 
+#include "core/base/clock.h"
 #include "core/base/fd.h"
 #include "core/base/result.h"
 #include "core/mux/service_table.h"
@@ -138,6 +139,7 @@ class Registry {
   std::unique_ptr<std::atomic<std::uint64_t>[]> routes_versions_;  // by shard
   std::uint64_t routes_version_ = 0;
   std::uint64_t next_id_ = 1;
+  std::int64_t accept_paused_until_ns_ = kNever_ns;  // kNever_ns exactly when we listen
   std::uint32_t descriptors_used_ = 0;
   std::uint64_t windows_used_ = 0;
   bool shutting_down_ = false;

@@ -20,7 +20,8 @@ namespace {
 constexpr int kBacklog = 128;
 
 Status make_folder(const std::string& path) {
-  const std::string folder = path.substr(0, path.rfind('/'));
+  const std::size_t slash = path.rfind('/');
+  const std::string folder = path.substr(0, slash == std::string::npos ? 0 : slash);
   if (folder.empty() || ::mkdir(folder.c_str(), 0755) == 0 || errno == EEXIST) return {};
   return fail_errno("the registry's folder cannot be made: mkdir " + folder);
 }

@@ -21,6 +21,24 @@ constexpr std::uint32_t kShardDescriptors = 4;
 constexpr std::uint32_t kConnectionsPerShardMin = 4;
 constexpr std::uint32_t kSocketsPerMessageMax = 64;
 
+// What does not depend on how many shards there are.
+Limits shares_of(std::uint32_t descriptors) {
+  Limits limits{.descriptors = descriptors};
+  limits.backend_descriptors = std::clamp<std::uint32_t>(descriptors / 4, 12, 16'384);
+  limits.busy_per_shard = std::clamp<std::uint32_t>(descriptors / 256, 2, 64);
+  limits.taken_back_per_shard = std::clamp<std::uint32_t>(descriptors / 64, 4, 1024);
+  limits.sockets_per_message_max =
+      static_cast<std::uint16_t>(std::min(limits.taken_back_per_shard, kSocketsPerMessageMax));
+  return limits;
+}
+
+// All but the connections.
+std::uint32_t spoken_for(const Limits& limits, std::uint32_t shards, std::uint32_t listeners) {
+  return kProcessDescriptors + limits.backend_descriptors +
+         shards *
+             (kShardDescriptors + listeners + limits.busy_per_shard + limits.taken_back_per_shard);
+}
+
 }  // namespace
 
 Result<std::uint32_t> raise_descriptor_limit() {
@@ -34,19 +52,18 @@ Result<std::uint32_t> raise_descriptor_limit() {
 
 Result<Limits> divide_descriptors(std::uint32_t descriptors, std::uint32_t shards,
                                   std::uint32_t listeners, std::uint32_t connections_wanted) {
-  Limits limits{.descriptors = descriptors};
-  limits.backend_descriptors = std::clamp<std::uint32_t>(descriptors / 4, 12, 16'384);
-  limits.taken_back_per_shard = std::clamp<std::uint32_t>(descriptors / 64, 4, 1024);
-  limits.sockets_per_message_max =
-      static_cast<std::uint16_t>(std::min(limits.taken_back_per_shard, kSocketsPerMessageMax));
-  const std::uint32_t fixed =
-      kProcessDescriptors + limits.backend_descriptors +
-      shards * (kShardDescriptors + listeners + limits.taken_back_per_shard);
-  const std::uint32_t needed = fixed + shards * kConnectionsPerShardMin;
-  if (descriptors < needed)
+  Limits limits = shares_of(descriptors);
+  const std::uint32_t fixed = spoken_for(limits, shards, listeners);
+  const auto needed_with = [&](std::uint32_t of) {
+    return spoken_for(shares_of(of), shards, listeners) + shards * kConnectionsPerShardMin;
+  };
+  std::uint32_t enough = descriptors;
+  while (enough < needed_with(enough))  // the shares grow with what is to be divided
+    enough = needed_with(enough);
+  if (descriptors < enough)
     return fail("a descriptor limit of " + std::to_string(descriptors) + " is too small for " +
                 std::to_string(shards) + " shards with " + std::to_string(listeners) +
-                " listeners each: at least " + std::to_string(needed) +
+                " listeners each: at least " + std::to_string(enough) +
                 " are needed (ulimit -n, LimitNOFILE=), or fewer shards");
   limits.connections_per_shard = std::min(connections_wanted, (descriptors - fixed) / shards);
   return limits;

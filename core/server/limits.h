@@ -14,6 +14,7 @@ Result<std::uint32_t> raise_descriptor_limit();
 struct Limits {
   std::uint32_t descriptors = 0;              // all
   std::uint32_t connections_per_shard = 0;    // slots for newcomers
+  std::uint32_t busy_per_shard = 0;           // slots in which newcomers are told "-busy"
   std::uint32_t taken_back_per_shard = 0;     // slots for what comes back from lanes
   std::uint32_t backend_descriptors = 0;      // registry connections and lanes
   std::uint16_t sockets_per_message_max = 1;  // so that one message always fits what is kept free

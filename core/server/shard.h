@@ -40,6 +40,7 @@ struct ShardOptions {
   std::uint32_t number = 0;
   std::vector<ShardListener> listeners;
   std::uint32_t connections_max = 0;
+  std::uint32_t busy_max = 64;       // slots, beyond those, in which newcomers are told "-busy"
   std::uint32_t taken_back_max = 0;  // slots, beyond those, for what comes back from lanes
   std::uint32_t line_bytes_max = 512;
   std::int64_t handshake_deadline_ns = 0;
@@ -74,8 +75,6 @@ class Shard final : public HandoffEvents {
  private:
   using Queue = DeadlineQueue<Connection>;
 
-  // Slots beyond connections_max in which newcomers are told "-busy" in an orderly way.
-  static constexpr std::uint32_t kBusySlots = 64;
   // How long, and how much, we read on after '-', so that no RST overtakes it.
   static constexpr std::int64_t kLinger_ns = 2 * kNanosPerSecond;
   static constexpr std::uint32_t kDrainBytesMax = 4 << 20;

@@ -17,7 +17,7 @@ Shard<Io, Sink>::Shard(ShardOptions options, std::unique_ptr<Io> io, ShardLinks 
       links_(links),
       counters_(counters),
       tables_(table),
-      pool_(options_.connections_max + kBusySlots + options_.taken_back_max),
+      pool_(options_.connections_max + options_.busy_max + options_.taken_back_max),
       handshake_(pool_),
       room_(pool_),
       linger_(pool_),
@@ -50,7 +50,7 @@ void Shard<Io, Sink>::run() {
     real_now_ns_ = realtime_ns();
     for (std::size_t i = 0; i < count; ++i)
       handle(completions_[i]);
-    if (sink_.waiting_since_ns() + kFlushAfter_ns < now_ns_) sink_.flush(now_ns_);
+    if (sink_.waiting_since_ns() < now_ns_ - kFlushAfter_ns) sink_.flush(now_ns_);
     expire();
   }
 }

@@ -1,0 +1,243 @@
+// Cases of a shard: what no backend received comes back, and goes to another one. Included by the
+// programs that run them.
+#pragma once
+
+#include "tests/contract/shard_handoff_cases.h"
+
+namespace tcpmux::contract_test {
+
+template <class Io>
+class ShardTakeback : public ShardTest<Io> {};
+TYPED_TEST_SUITE(ShardTakeback, Engines, EngineNames);
+
+using handoff::LaneKind;
+using handoff::LaneNotice;
+
+// As many clients, all told '+'.
+template <class Io>
+std::vector<OwnFd> accepted_clients(World<Io>& world, std::size_t count, std::uint32_t shard = 0) {
+  std::vector<OwnFd> clients;
+  for (std::size_t i = 0; i < count; ++i)
+    clients.push_back(accepted(world, shard));
+  EXPECT_TRUE(world.comes(&ShardCounters::handed_off, count));
+  return clients;
+}
+
+// Each client talks with the one socket that is its own; nothing came to it before.
+inline void expect_all_talk(const std::vector<OwnFd>& clients,
+                            const std::vector<Arrival>& arrivals) {
+  EXPECT_EQ(clients.size(), arrivals.size());
+  for (const OwnFd& client : clients) {
+    const Endpoint own = endpoint_from(name_of(client.get()));
+    const auto found = std::find_if(arrivals.begin(), arrivals.end(), [&](const Arrival& arrival) {
+      sockaddr_storage peer{};
+      socklen_t size = sizeof peer;
+      return ::getpeername(arrival.socket.get(), reinterpret_cast<sockaddr*>(&peer), &size) == 0 &&
+             endpoint_from(peer) == own;
+    });
+    ASSERT_NE(found, arrivals.end());
+    expect_talk(client, *found);
+  }
+}
+
+TYPED_TEST(ShardTakeback, WhatADeadBackendDidNotReceiveGoesToAnother) {
+  for (const std::uint16_t batch : {std::uint16_t{1}, std::uint16_t{4}}) {
+    auto& world = this->make_world({.services = {{.name = "echo"}, {.name = "time"}}});
+    Backend dead = world.add_backend({.services = {"echo", "time"}, .batch = batch});
+    const std::vector<OwnFd> clients = accepted_clients(world, 6);
+    const OwnFd other = world.ask("time\r\n");
+    EXPECT_EQ(read_line(other), "+\r\n");
+    ASSERT_TRUE(world.comes(&ShardCounters::handed_off, 7));
+    Backend living = world.add_backend({.batch = batch});
+    Backend clock = world.add_backend({.services = {"time"}});
+    world.end_backend(dead);
+    std::vector<Arrival> arrivals = living.take(6);
+    expect_all_talk(clients, arrivals);
+    for (const Arrival& arrival : arrivals) {
+      EXPECT_EQ(arrival.service, "echo");
+      EXPECT_EQ(arrival.destination, endpoint_from(name_of(arrival.socket.get())));
+      EXPECT_TRUE(std::equal(arrival.id.begin(), arrival.id.begin() + 8, run_id().begin()));
+      EXPECT_GT(arrival.accepted_ns, 0);
+    }
+    EXPECT_EQ(clock.take_one().service, "time");
+    ASSERT_TRUE(world.wait_until([&] { return world.heard().lanes.size() == 1; }));
+    EXPECT_EQ(world.heard().lanes[0]->setup.backend, dead.id);
+    EXPECT_EQ(world.heard().amount(dead.id, LaneNotice::kTakenBack), 7U);
+    EXPECT_EQ(world.count(&ShardCounters::taken_back), 7U);
+    dead.receive_now();
+    EXPECT_TRUE(dead.received.empty());
+  }
+}
+
+// The facts are what the first backend would have been told.
+TYPED_TEST(ShardTakeback, TheFactsComeWithIt) {
+  auto& world = this->make_world();
+  Backend first = world.add_backend();
+  const OwnFd client = accepted(world);
+  const Arrival original = first.take_one();
+  const OwnFd later = accepted(world);
+  ASSERT_TRUE(world.comes(&ShardCounters::handed_off, 2));
+  Backend second = world.add_backend();
+  world.end_backend(first);
+  const Arrival arrival = second.take_one();
+  EXPECT_EQ(arrival.id[15], original.id[15] + 1) << "the number that it was accepted with";
+  EXPECT_GE(arrival.accepted_ns, original.accepted_ns);
+  EXPECT_EQ(arrival.source, endpoint_from(name_of(later.get())));
+}
+
+TYPED_TEST(ShardTakeback, MoreThanThereAreSlotsFor) {
+  auto& world = this->make_world({.connections_max = 4, .taken_back_max = 2});
+  Backend dead = world.add_backend({.window = 128, .batch = 2});
+  const std::vector<OwnFd> clients = accepted_clients(world, 100);
+  Backend living = world.add_backend({.window = 4, .batch = 2});
+  world.end_backend(dead);
+  expect_all_talk(clients, living.take(100));
+}
+
+TYPED_TEST(ShardTakeback, ItIsPassedToTheShardThatHasALane) {
+  auto& world = this->make_world({.shards = 2});
+  Backend dead = world.add_backend({.shards = {0}});
+  const std::vector<OwnFd> clients = accepted_clients(world, 5, 0);
+  Backend living = world.add_backend({.shards = {1}});
+  world.end_backend(dead);
+  expect_all_talk(clients, living.take(5));
+  EXPECT_EQ(world.counters(0).taken_back.read(), 5U);
+  EXPECT_TRUE(world.comes(&ShardCounters::passed, 5));
+}
+
+TYPED_TEST(ShardTakeback, ItWaitsForTheNextBackend) {
+  auto& world = this->make_world();
+  Backend dead = world.add_backend();
+  const std::vector<OwnFd> clients = accepted_clients(world, 3);
+  world.end_backend(dead);
+  ASSERT_TRUE(world.comes(&ShardCounters::taken_back, 3));
+  Backend next = world.add_backend();
+  expect_all_talk(clients, next.take(3));
+}
+
+TYPED_TEST(ShardTakeback, WithoutAnyBackendItIsClosedAtTheDeadline) {
+  auto& world = this->make_world({.handoff_deadline_ms = kShort_ms});
+  Backend dead = world.add_backend();
+  const std::vector<OwnFd> clients = accepted_clients(world, 3);
+  world.end_backend(dead);
+  for (const OwnFd& client : clients)
+    EXPECT_EQ(read_all(client), "");
+  EXPECT_EQ(world.count(&ShardCounters::closed_without_backend), 3U);
+}
+
+// Nothing is left in the backend's lane but a probe, and when that is taken the lane serves again.
+template <class Io>
+bool resumes(World<Io>& world, Backend& stalled) {
+  const bool resumed = world.wait_until([&] {
+    stalled.receive_now();
+    return world.heard().noticed(stalled.id, LaneNotice::kResumed);
+  });
+  return resumed && stalled.probes == 1 && stalled.received.empty();
+}
+
+TYPED_TEST(ShardTakeback, AStalledLaneIsTakenBackAndServesAgainWhenItMoves) {
+  auto& world = this->make_world({.stall_ms = kShort_ms});
+  Backend stalled = world.add_backend({.window = 8});
+  const std::vector<OwnFd> clients = accepted_clients(world, 3);
+  Backend living = world.add_backend({.window = 8});
+  expect_all_talk(clients, living.take(3));
+  EXPECT_TRUE(world.heard().noticed(stalled.id, LaneNotice::kStalled));
+  EXPECT_TRUE(world.wait_until(
+      [&] { return world.heard().amount(stalled.id, LaneNotice::kTakenBack) == 3; }));
+  const OwnFd client = accepted(world);
+  EXPECT_EQ(living.take(1).size(), 1U) << "nothing goes into a stalled lane";
+  EXPECT_FALSE(world.heard().noticed(stalled.id, LaneNotice::kResumed));
+
+  EXPECT_TRUE(resumes(world, stalled));
+  world.end_backend(living);
+  const OwnFd last = accepted(world);
+  EXPECT_EQ(stalled.take(1).size(), 1U);
+}
+
+TYPED_TEST(ShardTakeback, AStalledLaneWithoutAnotherBackendIsLeftAlone) {
+  auto& world = this->make_world({.room_wait_ms = kShort_ms, .stall_ms = kShort_ms});
+  Backend stalled = world.add_backend({.window = 8});
+  const std::vector<OwnFd> clients = accepted_clients(world, 3);
+  ASSERT_TRUE(
+      world.wait_until([&] { return world.heard().noticed(stalled.id, LaneNotice::kStalled); }));
+  const OwnFd refused = world.ask("echo\r\n");
+  EXPECT_EQ(read_all(refused), kBusyReply);
+  expect_all_talk(clients, stalled.take(3));
+  ASSERT_TRUE(
+      world.wait_until([&] { return world.heard().noticed(stalled.id, LaneNotice::kResumed); }));
+  const OwnFd served = accepted(world);
+  EXPECT_EQ(stalled.take(1).size(), 1U);
+  EXPECT_EQ(world.count(&ShardCounters::taken_back), 0U);
+}
+
+TYPED_TEST(ShardTakeback, AStalledLaneExpires) {
+  auto& world = this->make_world({.stall_ms = kShort_ms, .handoff_deadline_ms = kShort_ms});
+  Backend stalled = world.add_backend({.window = 8});
+  const std::vector<OwnFd> clients = accepted_clients(world, 3);
+  for (const OwnFd& client : clients)
+    EXPECT_EQ(read_all(client), "");
+  EXPECT_EQ(world.count(&ShardCounters::closed_without_backend), 3U);
+  EXPECT_EQ(world.count(&ShardCounters::taken_back), 3U);
+  EXPECT_TRUE(resumes(world, stalled));
+}
+
+// All lanes of both shards are stalled: who was told '+' waits, is not thrown to and fro, and is
+// closed when its time is over.
+TYPED_TEST(ShardTakeback, TwoShardsWithStalledLanesDoNotPlayBall) {
+  auto& world =
+      this->make_world({.shards = 2, .stall_ms = kShort_ms, .handoff_deadline_ms = 10 * kShort_ms});
+  Backend first = world.add_backend({.shards = {0}});
+  Backend second = world.add_backend({.shards = {1}});
+  const std::vector<OwnFd> clients = accepted_clients(world, 3, 0);
+  for (const OwnFd& client : clients)
+    EXPECT_EQ(read_all(client), "");
+  EXPECT_EQ(world.count(&ShardCounters::closed_without_backend), 3U);
+  // Once in each retry's time at most (5 ms), with as much again for what was before.
+  EXPECT_LE(world.count(&ShardCounters::passed), 3U * 2 * 10 * kShort_ms / 5);
+}
+
+TYPED_TEST(ShardTakeback, RawLanesOfADeadBackend) {
+  for (const LaneKind kind : {LaneKind::kRawSeqpacket, LaneKind::kRawStream}) {
+    auto& world = this->make_world();
+    Backend dead = world.add_backend({.kind = kind});
+    const std::vector<OwnFd> clients = accepted_clients(world, 4);
+    Backend living = world.add_backend();
+    world.end_backend(dead);
+    const std::vector<Arrival> arrivals = living.take(4);
+    expect_all_talk(clients, arrivals);
+    for (const Arrival& arrival : arrivals) {
+      EXPECT_EQ(arrival.service, "echo");
+      EXPECT_EQ(arrival.destination, endpoint_from(name_of(arrival.socket.get())));
+    }
+  }
+}
+
+// A raw lane cannot be probed: after a while one socket is risked, and then all is well.
+TYPED_TEST(ShardTakeback, ARawLaneThatStalledIsTriedWithOneSocket) {
+  auto& world = this->make_world({.stall_ms = kShort_ms});
+  Backend stalled = world.add_backend({.window = 8, .kind = LaneKind::kRawSeqpacket});
+  std::vector<OwnFd> clients = accepted_clients(world, 3);
+  Backend living = world.add_backend({.window = 4});
+  expect_all_talk(clients, living.take(3));
+  world.drain_backend(living);
+  clients.push_back(accepted(world));  // waits for the lane to be tried
+  EXPECT_EQ(stalled.take(1, LaneKind::kRawSeqpacket).size(), 1U);
+  for (int i = 0; i < 3; ++i)
+    clients.push_back(accepted(world));
+  EXPECT_EQ(stalled.take(3, LaneKind::kRawSeqpacket).size(), 3U);
+}
+
+// The mux sees that a lane is lost while places in it are promised and sockets wait for it.
+TYPED_TEST(ShardTakeback, WhatWaitsForAFullLaneGoesToAnother) {
+  auto& world = this->make_world();
+  Backend dead = world.add_backend({.window = 64, .send_bytes = 1});
+  std::vector<OwnFd> clients;
+  for (int i = 0; i < 20; ++i)
+    clients.push_back(accepted(world));
+  ASSERT_TRUE(world.comes(&ShardCounters::lane_full, 1));
+  Backend living = world.add_backend({.window = 64});
+  world.end_backend(dead);
+  expect_all_talk(clients, living.take(20));
+}
+
+}  // namespace tcpmux::contract_test
