@@ -1,0 +1,126 @@
+"""A TCP client that knows how its connection ended."""
+
+import enum
+import socket
+import struct
+
+from processes import PATIENCE_S, eventually
+
+_ESTABLISHED = "01"
+
+
+class Ending(enum.Enum):
+    FIN = "FIN"
+    RST = "RST"
+
+
+class Client:
+    def __init__(self, address, source=None):
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.socket = socket.socket(family, socket.SOCK_STREAM)
+        self._buffer = b""
+        try:
+            self.socket.settimeout(PATIENCE_S)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if source:
+                self.socket.bind((source, 0))
+            self.socket.connect(address)
+        except BaseException:
+            self.socket.close()
+            raise
+        self.name = self.socket.getsockname()[:2]  # our address and port
+        self.server = address
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def send(self, data):
+        self.socket.sendall(data)
+
+    def send_what_is_taken(self, data):
+        """Sends all of it, or as much as goes before the server ends the connection."""
+        try:
+            self.socket.sendall(data)
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+
+    def send_and_wait_until_read(self, data):
+        """Sends bytes without a line end, and waits until the server has taken them."""
+        self.send(data)
+        eventually(self._nothing_underway, f"the server has read {data!r}")
+
+    def _nothing_underway(self):
+        mine, theirs = self.name[1], self.server[1]
+        with open("/proc/net/tcp", encoding="ascii") as table:
+            rows = [line.split() for line in table.readlines()[1:]]
+        ports = {
+            (int(row[1].split(":")[1], 16), int(row[2].split(":")[1], 16)): row
+            for row in rows
+            if row[3] == _ESTABLISHED
+        }
+        client_row, server_row = ports.get((mine, theirs)), ports.get((theirs, mine))
+        if not client_row or not server_row:
+            return False
+        unacknowledged = int(client_row[4].split(":")[0], 16)
+        unread = int(server_row[4].split(":")[1], 16)
+        return unacknowledged == 0 and unread == 0
+
+    def ask(self, service):
+        """Asks for a service, and gives the line that answers."""
+        self.send(service.encode() + b"\r\n")
+        return self.read_line()
+
+    def _more(self):
+        chunk = self.socket.recv(65536)
+        self._buffer += chunk
+        return chunk
+
+    def read(self, count):
+        """Exactly `count` bytes, or fewer when the connection ends before."""
+        while len(self._buffer) < count and self._more():
+            pass
+        data, self._buffer = self._buffer[:count], self._buffer[count:]
+        return data
+
+    def read_until(self, end):
+        """All up to `end` and with it; all there is when the connection ends before."""
+        while end not in self._buffer and self._more():
+            pass
+        at = self._buffer.find(end)
+        return self.read(at + len(end) if at >= 0 else len(self._buffer))
+
+    def read_line(self):
+        return self.read_until(b"\n")
+
+    def read_to_end(self):
+        """(all that still comes, how the connection ended)."""
+        try:
+            while self._more():
+                pass
+            ending = Ending.FIN
+        except ConnectionResetError:
+            ending = Ending.RST
+        data, self._buffer = self._buffer, b""
+        return data, ending
+
+    def half_close(self):
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def reset(self):
+        """Ends the connection with RST."""
+        linger = struct.pack("ii", 1, 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.socket.close()
+
+    def close(self):
+        self.socket.close()
+
+
+def exchange(address, data, source=None):
+    """Sends `data`, reads until the server ends the connection: (bytes, how it ended)."""
+    with Client(address, source) as client:
+        client.send_what_is_taken(data)
+        return client.read_to_end()
