@@ -93,6 +93,7 @@ std::vector<ShardOptions> shard_options(const Config& config, const Limits& limi
     all.push_back({.number = static_cast<std::uint32_t>(all.size()),
                    .listeners = std::move(listeners),
                    .connections_max = limits.connections_per_shard,
+                   .busy_max = limits.busy_per_shard,
                    .taken_back_max = limits.taken_back_per_shard,
                    .line_bytes_max = config.handshake.line_bytes_max,
                    .handshake_deadline_ns = config.handshake.deadline_ms * kNanosPerMilli,
