@@ -127,8 +127,10 @@ concept IoBackend = requires(Io io, Tag tag, int fd, std::span<char> buffer,
   { io.queued_bytes(fd) } -> std::same_as<std::uint32_t>;
   // recvmsg with MSG_DONTWAIT and MSG_CMSG_CLOEXEC: bytes, or a negative errno.
   { io.receive_now(fd, message) } -> std::same_as<std::int64_t>;
+  // Tells `bytes` as far as that is possible at once, and shuts down; close() comes next.
+  { io.dismiss(fd, bytes) } -> std::same_as<void>;
   // At the descriptor limit: takes one connection from the listener `fd` by means of a descriptor
-  // kept in reserve, tells it `bytes` as far as that is possible at once, and closes it.
+  // kept in reserve, dismisses it with `bytes`, and closes it.
   { io.shed(fd, bytes) } -> std::same_as<Shed>;
 
   // --- the turn of the loop ---

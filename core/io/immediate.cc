@@ -22,14 +22,6 @@ void discard_arrived(int fd) {
     if (::recv(fd, nullptr, kDiscardBytes, MSG_TRUNC | MSG_DONTWAIT) <= 0) return;
 }
 
-void dismiss(int fd, std::span<const char> bytes) {
-  discard_arrived(fd);
-  // Best effort: a peer that is gone, or does not read, is closed all the same.
-  if (::send(fd, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
-    ::shutdown(fd, SHUT_WR);
-  discard_arrived(fd);
-}
-
 // accept4 has no MSG_DONTWAIT, and the io_uring engine's listeners are in blocking mode: a
 // connection that somebody else took since would leave us waiting.
 int accept_now(int listener) {
@@ -79,6 +71,14 @@ std::int64_t ImmediateCalls::receive_now(int fd, msghdr* message) {
     if (received >= 0) return received;
     if (errno != EINTR) return -errno;
   }
+}
+
+void ImmediateCalls::dismiss(int fd, std::span<const char> bytes) {
+  discard_arrived(fd);
+  // Best effort: a peer that is gone, or does not read, is closed all the same.
+  if (::send(fd, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+    ::shutdown(fd, SHUT_WR);
+  discard_arrived(fd);
 }
 
 Shed ImmediateCalls::shed(int fd, std::span<const char> bytes) {

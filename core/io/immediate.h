@@ -35,6 +35,7 @@ class ImmediateCalls {
   Endpoints endpoints(int fd);
   std::uint32_t queued_bytes(int fd);
   std::int64_t receive_now(int fd, msghdr* message);
+  void dismiss(int fd, std::span<const char> bytes);
   Shed shed(int fd, std::span<const char> bytes);
 
  protected:

@@ -63,6 +63,11 @@ Status UringRing::map(int fd, io_uring_params& parameters) {
     io_uring_queue_exit(&ring_);
     return std::unexpected(system_error("io_uring of a kernel before 5.17", ENOSYS));
   }
+  // A seccomp filter may let a ring be made and refuse to have it entered.
+  if (const int entered = io_uring_enter(fd, 0, 0, 0, nullptr); entered < 0) {
+    io_uring_queue_exit(&ring_);
+    return std::unexpected(system_error("io_uring_enter", -entered));
+  }
   open_ = true;
   thread_ = ::gettid();
   // A registered ring saves looking its descriptor up at each call (5.18); without, it works too.

@@ -6,16 +6,20 @@
 
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <optional>
+#include <thread>
 
+#include "core/base/clock.h"
 #include "core/io/listener.h"
 
 namespace tcpmux {
 namespace {
 
 constexpr int kFirstPassedFd = 3;  // SD_LISTEN_FDS_START
+constexpr std::int64_t kPortPatience_ns = 2 * kNanosPerSecond;
 
 std::optional<long> number_from_environment(const char* name) {
   const char* text = std::getenv(name);
@@ -64,9 +68,20 @@ bool machine_lacks(const Error& error) {
   return error.code == EAFNOSUPPORT || error.code == EADDRNOTAVAIL;
 }
 
+// A daemon that was killed a moment ago may still hold the port: the kernel ends its rings, and
+// with them the accepts that hold its listeners, only after the process has gone (Linux 6.18).
+Status wait_for_port(const Endpoint& endpoint, bool v6_only) {
+  const std::int64_t until_ns = monotonic_ns() + kPortPatience_ns;
+  for (;;) {
+    Status free = check_port_is_free(endpoint, v6_only);
+    if (free || free.error().code != EADDRINUSE || monotonic_ns() > until_ns) return free;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+}
+
 // One listener for each shard on one address.
 Status listen_on(Endpoint endpoint, bool v6_only, bool defer_accept, Listening& listening) {
-  if (Status free = check_port_is_free(endpoint, v6_only); !free) return free;
+  if (Status free = wait_for_port(endpoint, v6_only); !free) return free;
   for (auto& own : listening.by_shard) {
     Result<OwnFd> socket =
         open_listener({.endpoint = endpoint, .v6_only = v6_only, .defer_accept = defer_accept});

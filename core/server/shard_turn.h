@@ -219,6 +219,7 @@ void Shard<Io, Sink>::admit(int fd) {
   const std::uint32_t slot = none_left ? kNoSlot : pool_.take();
   if (slot == kNoSlot) {
     counters_.refused[static_cast<std::size_t>(Refusal::kBusy)].add();
+    io_->dismiss(fd, refusal_reply(Refusal::kBusy));
     io_->close(fd);
     return;
   }
