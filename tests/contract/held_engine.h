@@ -76,6 +76,7 @@ class Held {
   Endpoints endpoints(int fd) { return io_->endpoints(fd); }
   std::uint32_t queued_bytes(int fd) { return io_->queued_bytes(fd); }
   std::int64_t receive_now(int fd, msghdr* message) { return io_->receive_now(fd, message); }
+  void dismiss(int fd, std::span<const char> bytes) { io_->dismiss(fd, bytes); }
   Shed shed(int fd, std::span<const char> bytes) { return io_->shed(fd, bytes); }
   std::size_t reap(std::span<Completion> completions) { return io_->reap(completions); }
 

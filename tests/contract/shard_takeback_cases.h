@@ -196,6 +196,22 @@ TYPED_TEST(ShardTakeback, TwoShardsWithStalledLanesDoNotPlayBall) {
   EXPECT_LE(world.count(&ShardCounters::passed), 3U * 2 * 10 * kShort_ms / 5);
 }
 
+// Who was passed to a shard that has no room either is passed on when there is some elsewhere.
+TYPED_TEST(ShardTakeback, WhoWaitsBehindPlusIsPassedOnAgain) {
+  auto& world = this->make_world({.shards = 2, .stall_ms = kShort_ms});
+  Backend stuck = world.add_backend({.shards = {1}});
+  std::vector<OwnFd> clients = accepted_clients(world, 1, 1);
+  ASSERT_TRUE(
+      world.wait_until([&] { return world.heard().noticed(stuck.id, LaneNotice::kStalled); }));
+  Backend dead = world.add_backend({.shards = {0}});
+  clients.push_back(accepted(world, 0));
+  ASSERT_TRUE(world.wait_until([&] { return world.counters(1).taken_back.read() >= 1; }));
+  world.end_backend(dead);
+  ASSERT_TRUE(world.wait_until([&] { return world.counters(0).passed.read() >= clients.size(); }));
+  Backend living = world.add_backend({.shards = {0}});
+  expect_all_talk(clients, living.take(2));
+}
+
 TYPED_TEST(ShardTakeback, RawLanesOfADeadBackend) {
   for (const LaneKind kind : {LaneKind::kRawSeqpacket, LaneKind::kRawStream}) {
     auto& world = this->make_world();

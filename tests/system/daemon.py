@@ -124,6 +124,7 @@ class Daemon(Child):
             raise AssertionError(f"exit code {actual}, expected {code}")
         self.check_clean()
         if code == 0:
+            self.check_descriptors()
             self.check_balance()
 
     def check_clean(self):
@@ -132,7 +133,10 @@ class Daemon(Child):
         trouble = _TROUBLE.search(text)
         if trouble:
             raise AssertionError(f"the daemon is not clean: {trouble[0]}")
-        for open_count, inherited in _VALGRIND_DESCRIPTORS.findall(text):
+
+    def check_descriptors(self):
+        """What valgrind --track-fds=yes says."""
+        for open_count, inherited in _VALGRIND_DESCRIPTORS.findall(self.text()):
             if open_count != inherited:
                 raise AssertionError(f"{open_count} descriptors left open, {inherited} inherited")
 

@@ -175,7 +175,8 @@ class Start(SystemTest):
         backend.close()
         daemon.signal(signal.SIGTERM)
         daemon.expect_exit()
-        self.assertEqual(daemon.text(), "")
+        logged = [line for line in daemon.text().splitlines() if not line.startswith("==")]
+        self.assertEqual(logged, [], "valgrind's lines apart")
 
     def registered(self):
         try:
