@@ -2,7 +2,9 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -36,6 +38,16 @@ namespace {
       ::close(socket);
     }
   }
+}
+
+// For the end of the program, by a signal.
+Receiver started;
+
+// The receiver ends when the lane does; nobody else would wait for it.
+void end(int) {
+  ::close(started.lane);
+  ::waitpid(started.process, nullptr, 0);
+  ::_exit(0);
 }
 
 }  // namespace
@@ -95,7 +107,10 @@ Receiver start_receiver() {
     receive_and_close(ends[1]);
   }
   ::close(ends[1]);
-  return {.lane = ends[0], .process = process};
+  started = {.lane = ends[0], .process = process};
+  ::signal(SIGTERM, end);
+  ::signal(SIGINT, end);
+  return started;
 }
 
 void announce(int listener, const Receiver& receiver) {

@@ -64,7 +64,8 @@ Status UringRing::map(int fd, io_uring_params& parameters) {
     return std::unexpected(system_error("io_uring of a kernel before 5.17", ENOSYS));
   }
   // A seccomp filter may let a ring be made and refuse to have it entered.
-  if (const int entered = io_uring_enter(fd, 0, 0, 0, nullptr); entered < 0) {
+  if (const int entered = io_uring_enter(static_cast<unsigned>(fd), 0, 0, 0, nullptr);
+      entered < 0) {
     io_uring_queue_exit(&ring_);
     return std::unexpected(system_error("io_uring_enter", -entered));
   }
