@@ -106,7 +106,7 @@ class Shard final : public HandoffEvents {
   void retry_waiting();
   void retry_queue(Queue& queue);
 
-  // --- accepting, messages, shutdown (shard_turn.h) ---
+  // --- accepting, messages, shutdown (shard_life.h) ---
   void start_accepting(std::uint32_t listener);
   void handle_accept(const Completion& completion);
   void admit(int fd);
@@ -173,4 +173,5 @@ class Shard final : public HandoffEvents {
 }  // namespace tcpmux
 
 #include "core/server/shard_connection.h"
+#include "core/server/shard_life.h"
 #include "core/server/shard_turn.h"

@@ -1,0 +1,240 @@
+// Shard, the part about what begins and ends: accepting, messages from other threads, connections
+// that come from elsewhere, and the shutdown. Included by shard.h alone.
+#pragma once
+
+#include <algorithm>
+
+#include "core/server/shard.h"
+
+namespace tcpmux {
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::start_accepting(std::uint32_t index) {
+  Listener& listener = listeners_[index];
+  listener.resume_at_ns = kNever_ns;
+  listener.accepting = true;
+  io_->accept({.operation = Operation::kAccept, .slot = {.index = index}},
+              listener.owned.socket.get());
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::handle_accept(const Completion& completion) {
+  if (completion.result >= 0) admit(completion.result);
+  if (completion.more) return;
+  Listener& listener = listeners_[completion.tag.slot.index];
+  listener.accepting = false;
+  if (shutting_down_) {
+    close_listener(listener);
+  } else if (completion.result >= 0) {
+    start_accepting(completion.tag.slot.index);
+  } else {
+    accept_failed(completion.tag.slot.index, -completion.result);
+  }
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::admit(int fd) {
+  counters_.accepted.add();
+  const bool busy = pool_.taken_count() >= options_.connections_max;
+  // The slots for taken back sockets are no newcomer's.
+  const bool none_left = pool_.free_count() <= options_.taken_back_max;
+  const std::uint32_t slot = none_left ? kNoSlot : pool_.take();
+  if (slot == kNoSlot) {
+    counters_.refused[static_cast<std::size_t>(Refusal::kBusy)].add();
+    io_->dismiss(fd, refusal_reply(Refusal::kBusy));
+    io_->close(fd);
+    return;
+  }
+  Connection& connection = pool_[slot];
+  connection.fd = fd;
+  connection.state = State::kPeeking;
+  connection.refusal = Refusal::kUnknown;
+  connection.was_passed = connection.was_accepted = false;
+  connection.line_bytes = connection.sent_bytes = 0;
+  connection.service = kNoService;
+  connection.source = connection.destination = {};
+  connection.id = next_id_++;
+  connection.accepted_ns = real_now_ns_;
+  connection.lane = kNoLane;
+  connection.line.clear();
+  set_deadline(slot, &handshake_, options_.handshake_deadline_ns);
+  if (busy) {
+    connection.refusal = Refusal::kBusy;
+    apply(slot, Event::kLineRefused);
+  } else {
+    carry_out(slot, Action::kPeek);
+  }
+}
+
+// At the descriptor limit: those who wait are told, by the descriptor in reserve, as far as that
+// goes; then accepting rests for a moment, because trying again at once would fail again.
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::accept_failed(std::uint32_t index, int error) {
+  Listener& listener = listeners_[index];
+  for (int i = 0; i < kShedAtOnceMax; ++i) {
+    if (io_->shed(listener.owned.socket.get(), refusal_reply(Refusal::kBusy)) != Shed::kOne) break;
+    counters_.accepted.add();
+    counters_.shed.add();
+    counters_.refused[static_cast<std::size_t>(Refusal::kBusy)].add();
+  }
+  listener.resume_at_ns = now_ns_ + kAcceptPause_ns;
+  if (now_ns_ < accept_failure_logged_ns_ + kNanosPerSecond) return;
+  StewardMessage message;
+  message.kind = StewardMessage::Kind::kAcceptFailed;
+  message.number = static_cast<std::uint64_t>(error);
+  if (links_.steward.send(std::move(message))) accept_failure_logged_ns_ = now_ns_;
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::receive_messages() {
+  ShardMessage message;
+  while (links_.own.receive(message))
+    receive(message);
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::receive(ShardMessage& message) {
+  switch (message.kind) {
+    case ShardMessage::Kind::kNone:
+      return;
+    case ShardMessage::Kind::kConnection:
+      adopt(message.connection, true);
+      return;
+    case ShardMessage::Kind::kTable:
+      tables_.replace(message.table);
+      sink_.use_table(std::move(message.table));
+      return;
+    case ShardMessage::Kind::kSink:
+      sink_.receive(std::move(message.sink), now_ns_);
+      // It may be the lane that somebody waits for.
+      if (parked_.size() + room_.size() > 0) retry_waiting();
+      return;
+    case ShardMessage::Kind::kShutdown:
+      begin_shutdown(message.deadline_ns);
+      return;
+    case ShardMessage::Kind::kStop:
+      stop_ = true;
+      return;
+  }
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::adopt(PassedConnection& passed, bool from_shard) {
+  const std::uint32_t slot = pool_.take();
+  if (slot == kNoSlot) {
+    // Every slot is taken, so nothing better than to close can be done.
+    if (passed.was_accepted) counters_.closed_without_backend.add();
+    if (!passed.was_accepted) counters_.refused[static_cast<std::size_t>(Refusal::kBusy)].add();
+    passed.socket.reset();
+    return;
+  }
+  Connection& connection = pool_[slot];
+  connection.fd = passed.socket.release();
+  connection.state = passed.was_accepted ? State::kParked : State::kReserving;
+  connection.was_passed = from_shard;
+  connection.was_accepted = passed.was_accepted;
+  connection.line_bytes = passed.line_bytes;
+  connection.sent_bytes = 0;
+  connection.service = passed.service;
+  connection.source = passed.source;
+  connection.destination = passed.destination;
+  connection.id = passed.id;
+  connection.accepted_ns = passed.accepted_ns;
+  connection.lane = kNoLane;
+  connection.line.clear();
+  if (passed.deadline_ns != kNever_ns) parked_.join(slot, passed.deadline_ns);
+  apply(slot, reserve(slot));
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::taken_back(PassedConnection connection, bool expired) {
+  counters_.taken_back.add();
+  if (expired) {
+    counters_.closed_without_backend.add();
+    return;
+  }
+  adopt(connection, false);
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::handed_off(std::uint32_t slot) {
+  counters_.handed_off.add();
+  apply(slot, Event::kHandedOff);
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::lane_lost(std::uint32_t slot) {
+  apply(slot, Event::kLaneLost);
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::begin_shutdown(std::int64_t deadline_ns) {
+  if (shutting_down_) return;
+  shutting_down_ = true;
+  shutdown_at_ns_ = deadline_ns;
+  for (std::uint32_t i = 0; i < listeners_.size(); ++i) {
+    Listener& listener = listeners_[i];
+    listener.resume_at_ns = kNever_ns;
+    if (listener.accepting) {
+      io_->cancel({.operation = Operation::kAccept, .slot = {.index = i}},
+                  listener.owned.socket.get());
+    } else {
+      close_listener(listener);
+    }
+  }
+}
+
+// A shard that is done still answers to the others until all are: one of them may pass it a
+// connection that was told '+'.
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::report_done() {
+  StewardMessage message;
+  message.kind = StewardMessage::Kind::kShardDone;
+  message.number = options_.number;
+  reported_done_ = links_.steward.send(std::move(message));
+}
+
+// Closing a listener resets whoever waits in its backlog, so they are told first.
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::close_listener(Listener& listener) {
+  const int fd = listener.owned.socket.get();
+  while (!listener.owned.inherited &&
+         io_->shed(fd, refusal_reply(Refusal::kShuttingDown)) == Shed::kOne) {
+    counters_.accepted.add();
+    counters_.refused[static_cast<std::size_t>(Refusal::kShuttingDown)].add();
+  }
+  io_->close(listener.owned.socket.release());
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::turn_all_away() {
+  turned_away_ = true;
+  for (Queue* queue : {&handshake_, &room_, &parked_}) {
+    for (std::uint32_t slot = queue->first(); slot != kNoSlot;) {
+      const std::uint32_t next = queue->next(slot);
+      if (is_early(slot)) apply(slot, Event::kShutdown);
+      if (queue == &parked_) apply(slot, Event::kDeadline);
+      slot = next;
+    }
+  }
+}
+
+// Before any reply: it can still be told that we are shutting down.
+template <IoBackend Io, HandoffSink Sink>
+bool Shard<Io, Sink>::is_early(std::uint32_t slot) const {
+  const State state = pool_[slot].state;
+  return state == State::kPeeking || state == State::kTaking || state == State::kReserving;
+}
+
+// Lanes that do not take what was promised to them are given as long again as clients are to read
+// their refusal; then the backends' registrations end with the process.
+template <IoBackend Io, HandoffSink Sink>
+bool Shard<Io, Sink>::done() const {
+  if (!shutting_down_) return false;
+  if (turned_away_ && now_ns_ > shutdown_at_ns_ + 2 * kLinger_ns) return true;
+  const bool listening = std::any_of(listeners_.begin(), listeners_.end(),
+                                     [](const Listener& one) { return one.owned.socket.valid(); });
+  return !listening && pool_.taken_count() == 0 && sink_.idle();
+}
+
+}  // namespace tcpmux
