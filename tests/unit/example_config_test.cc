@@ -16,7 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string example_text() {
-  const fs::path file = fs::path(__FILE__).parent_path() / "../../tcpmuxd.example.toml";
+  const fs::path file = TCPMUX_EXAMPLE_FILE;
   std::ifstream stream(file);
   EXPECT_TRUE(stream.is_open()) << file;
   std::string text((std::istreambuf_iterator<char>(stream)), {});
