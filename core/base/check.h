@@ -14,3 +14,6 @@ namespace tcpmux {
     if (!(condition)) [[unlikely]]                                 \
       ::tcpmux::check_failed(#condition, __FILE__, __LINE__, why); \
   } while (false)
+
+// For the end of what has returned in every case.
+#define TCPMUX_UNREACHABLE(why) ::tcpmux::check_failed("unreachable", __FILE__, __LINE__, why)

@@ -92,7 +92,7 @@ EpollBackend::Attempt EpollBackend::attempt(Pending& pending, int fd) {
     case Kind::kWakeup:
       break;
   }
-  TCPMUX_CHECK(false, "no operation to be tried");
+  TCPMUX_UNREACHABLE("no operation to be tried");
 }
 
 EpollBackend::Attempt EpollBackend::attempt_peek(const Pending& pending, int fd) {

@@ -263,7 +263,7 @@ bool UringBackend::translate_special(const io_uring_cqe& entry, Completion& comp
       TCPMUX_CHECK(entry.res != -EBADF, "closed a descriptor that is not open");
       return false;
   }
-  TCPMUX_CHECK(false, "a completion of no known kind");
+  TCPMUX_UNREACHABLE("a completion of no known kind");
 }
 
 }  // namespace tcpmux

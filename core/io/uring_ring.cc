@@ -91,7 +91,7 @@ void UringRing::make_room(unsigned count) {
     if (room() >= count) return;
     ::sched_yield();
   }
-  TCPMUX_CHECK(false, "the kernel takes no operations: is it out of memory?");
+  TCPMUX_UNREACHABLE("the kernel takes no operations: is it out of memory?");
 }
 
 int UringRing::enter_and_wait(std::int64_t timeout_ns) {

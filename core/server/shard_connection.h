@@ -110,7 +110,7 @@ std::optional<Event> Shard<Io, Sink>::carry_out(std::uint32_t slot, Action actio
     case Action::kBug:
       break;
   }
-  TCPMUX_CHECK(false, "apply() lets no bug through");
+  TCPMUX_UNREACHABLE("apply() lets no bug through");
 }
 
 // A whole line was peeked: whom is it for, and may this client have it?

@@ -229,7 +229,7 @@ class Driven {
     auto made = Io::create(limits);
     if (!made) {
       std::fprintf(stderr, "%s\n", made.error().message.c_str());
-      TCPMUX_CHECK(false, "the engine can be made");
+      TCPMUX_UNREACHABLE("the engine can be made");
     }
     io_ = std::move(*made);
     unclaimed_.reserve(65536);

@@ -62,7 +62,7 @@ void fuzz_handoff(const Bytes& message) {
                      second->accepted_ns == first->accepted_ns,
                  "the facts come back");
   }
-  TCPMUX_CHECK(false, "a decoder must come to an end");
+  TCPMUX_UNREACHABLE("a decoder must come to an end");
 }
 
 }  // namespace
