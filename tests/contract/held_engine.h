@@ -3,6 +3,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstddef>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -14,13 +15,13 @@ namespace tcpmux::contract_test {
 
 class Gate {
  public:
-  // Returns when a thread is held. It must come by: wake it.
+  // Returns when so many threads are held. They must come by: wake them.
   template <class Wake>
-  void hold(Wake wake) {
+  void hold(std::size_t threads, Wake wake) {
     std::unique_lock lock(mutex_);
     closed_ = true;
     wake();
-    changed_.wait(lock, [this] { return holding_; });
+    changed_.wait(lock, [&] { return held_ == threads; });
   }
   void release() {
     const std::lock_guard lock(mutex_);
@@ -30,17 +31,17 @@ class Gate {
   void pass() {
     std::unique_lock lock(mutex_);
     if (!closed_) return;
-    holding_ = true;
+    ++held_;
     changed_.notify_all();
     changed_.wait(lock, [this] { return !closed_; });
-    holding_ = false;
+    --held_;
   }
 
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
   bool closed_ = false;
-  bool holding_ = false;
+  std::size_t held_ = 0;
 };
 
 template <IoBackend Io>

@@ -13,6 +13,7 @@
 #include "tests/contract/shard_handoff_cases.h"
 #include "tests/contract/shard_handshake_cases.h"
 #include "tests/contract/shard_shutdown_cases.h"
+#include "tests/contract/shard_stall_cases.h"
 #include "tests/contract/shard_takeback_cases.h"
 
 // A sanitizer brings its own malloc; operator new is ours with it too.

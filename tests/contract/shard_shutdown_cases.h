@@ -114,7 +114,7 @@ TYPED_TEST(ShardShutdownHeld, ALineThatComesWithTheShutdown) {
     auto& world = this->make_world();
     Backend backend = world.add_backend();
     Gate& gate = Held<TypeParam>::gate;
-    gate.hold([&] { world.mailbox().wake(); });
+    gate.hold(1, [&] { world.mailbox().wake(); });
     const OwnFd client = world.ask(line);
     world.begin_shutdown(0);
     gate.release();
@@ -126,7 +126,7 @@ TYPED_TEST(ShardShutdownHeld, ALineThatComesWithTheShutdown) {
 TYPED_TEST(ShardShutdownHeld, TellsWhoseTimeIsOverMeanwhile) {
   auto& world = this->make_world({.handshake_deadline_ms = kShort_ms});
   Gate& gate = Held<TypeParam>::gate;
-  gate.hold([&] { world.mailbox().wake(); });
+  gate.hold(1, [&] { world.mailbox().wake(); });
   const OwnFd client = world.ask("ec");
   world.begin_shutdown(kLong_ms);
   gate.release();

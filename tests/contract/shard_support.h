@@ -190,6 +190,7 @@ class World {
     }
   }
 
+  std::uint32_t shards() const { return options_.shards; }
   const Endpoint& address(std::uint32_t shard = 0) const { return seats_[shard]->address; }
   ShardMailbox& mailbox(std::uint32_t shard = 0) { return seats_[shard]->mailbox; }
   const ShardCounters& counters(std::uint32_t shard = 0) const { return seats_[shard]->counters; }

@@ -125,93 +125,6 @@ TYPED_TEST(ShardTakeback, WithoutAnyBackendItIsClosedAtTheDeadline) {
   EXPECT_EQ(world.count(&ShardCounters::closed_without_backend), 3U);
 }
 
-// Nothing is left in the backend's lane but a probe, and when that is taken the lane serves again.
-template <class Io>
-bool resumes(World<Io>& world, Backend& stalled) {
-  const bool resumed = world.wait_until([&] {
-    stalled.receive_now();
-    return world.heard().noticed(stalled.id, LaneNotice::kResumed);
-  });
-  return resumed && stalled.probes == 1 && stalled.received.empty();
-}
-
-TYPED_TEST(ShardTakeback, AStalledLaneIsTakenBackAndServesAgainWhenItMoves) {
-  auto& world = this->make_world({.stall_ms = kShort_ms});
-  Backend stalled = world.add_backend({.window = 8});
-  const std::vector<OwnFd> clients = accepted_clients(world, 3);
-  Backend living = world.add_backend({.window = 8});
-  expect_all_talk(clients, living.take(3));
-  EXPECT_TRUE(world.heard().noticed(stalled.id, LaneNotice::kStalled));
-  EXPECT_TRUE(world.wait_until(
-      [&] { return world.heard().amount(stalled.id, LaneNotice::kTakenBack) == 3; }));
-  const OwnFd client = accepted(world);
-  EXPECT_EQ(living.take(1).size(), 1U) << "nothing goes into a stalled lane";
-  EXPECT_FALSE(world.heard().noticed(stalled.id, LaneNotice::kResumed));
-
-  EXPECT_TRUE(resumes(world, stalled));
-  world.end_backend(living);
-  const OwnFd last = accepted(world);
-  EXPECT_EQ(stalled.take(1).size(), 1U);
-}
-
-TYPED_TEST(ShardTakeback, AStalledLaneWithoutAnotherBackendIsLeftAlone) {
-  auto& world = this->make_world({.room_wait_ms = kShort_ms, .stall_ms = kShort_ms});
-  Backend stalled = world.add_backend({.window = 8});
-  const std::vector<OwnFd> clients = accepted_clients(world, 3);
-  ASSERT_TRUE(
-      world.wait_until([&] { return world.heard().noticed(stalled.id, LaneNotice::kStalled); }));
-  const OwnFd refused = world.ask("echo\r\n");
-  EXPECT_EQ(read_all(refused), kBusyReply);
-  expect_all_talk(clients, stalled.take(3));
-  ASSERT_TRUE(
-      world.wait_until([&] { return world.heard().noticed(stalled.id, LaneNotice::kResumed); }));
-  const OwnFd served = accepted(world);
-  EXPECT_EQ(stalled.take(1).size(), 1U);
-  EXPECT_EQ(world.count(&ShardCounters::taken_back), 0U);
-}
-
-TYPED_TEST(ShardTakeback, AStalledLaneExpires) {
-  auto& world = this->make_world({.stall_ms = kShort_ms, .handoff_deadline_ms = kShort_ms});
-  Backend stalled = world.add_backend({.window = 8});
-  const std::vector<OwnFd> clients = accepted_clients(world, 3);
-  for (const OwnFd& client : clients)
-    EXPECT_EQ(read_all(client), "");
-  EXPECT_EQ(world.count(&ShardCounters::closed_without_backend), 3U);
-  EXPECT_EQ(world.count(&ShardCounters::taken_back), 3U);
-  EXPECT_TRUE(resumes(world, stalled));
-}
-
-// All lanes of both shards are stalled: who was told '+' waits, is not thrown to and fro, and is
-// closed when its time is over.
-TYPED_TEST(ShardTakeback, TwoShardsWithStalledLanesDoNotPlayBall) {
-  auto& world =
-      this->make_world({.shards = 2, .stall_ms = kShort_ms, .handoff_deadline_ms = 10 * kShort_ms});
-  Backend first = world.add_backend({.shards = {0}});
-  Backend second = world.add_backend({.shards = {1}});
-  const std::vector<OwnFd> clients = accepted_clients(world, 3, 0);
-  for (const OwnFd& client : clients)
-    EXPECT_EQ(read_all(client), "");
-  EXPECT_EQ(world.count(&ShardCounters::closed_without_backend), 3U);
-  // Once in each retry's time at most (5 ms), with as much again for what was before.
-  EXPECT_LE(world.count(&ShardCounters::passed), 3U * 2 * 10 * kShort_ms / 5);
-}
-
-// Who was passed to a shard that has no room either is passed on when there is some elsewhere.
-TYPED_TEST(ShardTakeback, WhoWaitsBehindPlusIsPassedOnAgain) {
-  auto& world = this->make_world({.shards = 2, .stall_ms = kShort_ms});
-  Backend stuck = world.add_backend({.shards = {1}});
-  std::vector<OwnFd> clients = accepted_clients(world, 1, 1);
-  ASSERT_TRUE(
-      world.wait_until([&] { return world.heard().noticed(stuck.id, LaneNotice::kStalled); }));
-  Backend dead = world.add_backend({.shards = {0}});
-  clients.push_back(accepted(world, 0));
-  ASSERT_TRUE(world.wait_until([&] { return world.counters(1).taken_back.read() >= 1; }));
-  world.end_backend(dead);
-  ASSERT_TRUE(world.wait_until([&] { return world.counters(0).passed.read() >= clients.size(); }));
-  Backend living = world.add_backend({.shards = {0}});
-  expect_all_talk(clients, living.take(2));
-}
-
 TYPED_TEST(ShardTakeback, RawLanesOfADeadBackend) {
   for (const LaneKind kind : {LaneKind::kRawSeqpacket, LaneKind::kRawStream}) {
     auto& world = this->make_world();
@@ -226,21 +139,6 @@ TYPED_TEST(ShardTakeback, RawLanesOfADeadBackend) {
       EXPECT_EQ(arrival.destination, endpoint_from(name_of(arrival.socket.get())));
     }
   }
-}
-
-// A raw lane cannot be probed: after a while one socket is risked, and then all is well.
-TYPED_TEST(ShardTakeback, ARawLaneThatStalledIsTriedWithOneSocket) {
-  auto& world = this->make_world({.stall_ms = kShort_ms});
-  Backend stalled = world.add_backend({.window = 8, .kind = LaneKind::kRawSeqpacket});
-  std::vector<OwnFd> clients = accepted_clients(world, 3);
-  Backend living = world.add_backend({.window = 4});
-  expect_all_talk(clients, living.take(3));
-  world.drain_backend(living);
-  clients.push_back(accepted(world));  // waits for the lane to be tried
-  EXPECT_EQ(stalled.take(1, LaneKind::kRawSeqpacket).size(), 1U);
-  for (int i = 0; i < 3; ++i)
-    clients.push_back(accepted(world));
-  EXPECT_EQ(stalled.take(3, LaneKind::kRawSeqpacket).size(), 3U);
 }
 
 // The mux sees that a lane is lost while places in it are promised and sockets wait for it.
