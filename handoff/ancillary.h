@@ -22,8 +22,7 @@ struct ControlBuffer {
 };
 
 // Fills `message` so that it sends `payload` (at least one byte: a stream drops the descriptors of
-// an empty one) with `descriptors`. All that is passed in must stay as it is until the send has
-// completed: io_uring reads control bytes and payload again when it issues the request.
+// an empty one) with `descriptors`. All that is passed in must stay as it is until it is sent.
 void prepare_send(msghdr& message, iovec& vector, std::span<const std::byte> payload,
                   std::span<std::byte> control, std::span<const int> descriptors);
 

@@ -3,7 +3,7 @@
 //
 // Three kinds of sockets count against the window:
 //   reserved   a place is promised ('+' may be on its way); the socket is still with its slot
-//   collected  in the list that the next message is made of, or in a message not yet sent
+//   collected  in the list that the next messages are made of
 //   queued     sent, and not known to have been received: an upper bound, made exact by settle()
 //
 // What is queued is known from the kernel: the payload bytes that wait (SIOCINQ on our copy of the
@@ -99,11 +99,9 @@ class Lane final : public RouterMessage {
   Setup setup;
   std::vector<std::uint32_t> next_for;  // the router's: the next lane of services[i]
   std::uint32_t reserved = 0;
-  std::uint32_t collected = 0;    // in the list below, and in messages in flight
-  std::uint32_t listed = 0;       // in the list below
+  std::uint32_t collected = 0;    // in the list below
   std::uint32_t first = kNoSlot;  // the list, through Connection::next_in_lane
   std::uint32_t last = kNoSlot;
-  std::uint32_t in_flight = 0;   // messages
   bool is_unsent = false;        // stands in the router's list of lanes to be flushed
   std::int64_t retry_at_ns = 0;  // no sending before: the kernel had no room
   bool linked = false;           // in the routes: places in it are promised

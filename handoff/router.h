@@ -59,7 +59,6 @@ class Router {
   void unreserve(std::uint32_t lane);
   void hand_off(std::uint32_t slot, std::int64_t now_ns);
   void flush(std::int64_t now_ns);
-  void complete(const Completion& completion, std::int64_t now_ns);
   void receive(std::unique_ptr<SinkMessage> message, std::int64_t now_ns);
   void tick(std::int64_t now_ns);
   std::int64_t next_tick_ns() const { return next_tick_ns_; }
@@ -67,24 +66,17 @@ class Router {
   bool idle() const { return held_ == 0 && gone_ == 0; }
 
  private:
-  // Enough for every lane of a busy shard to have one on its way; more wait in their lists.
-  static constexpr std::uint32_t kMessagesMax = 64;
   // How old a picture of a queue may be when a choice depends on it.
   static constexpr std::int64_t kPicture_ns = kNanosPerMilli;
   static constexpr std::int64_t kSoon_ns = 5 * kNanosPerMilli;
   static constexpr std::int64_t kUserLimitPause_ns = 50 * kNanosPerMilli;
   static constexpr std::int64_t kStalledLook_ns = 20 * kNanosPerMilli;
 
-  // A message on its way. The kernel reads all of it until the completion: it stays as it is.
+  // A message while it is made and sent.
   struct Outgoing {
-    std::uint32_t generation = 0;
-    std::uint32_t next_free = kNoSlot;
-    std::uint32_t lane = kNoLane;
     std::uint32_t bytes = 0;
     std::uint32_t sockets = 0;  // 0: a probe
-    std::array<std::uint32_t, kSocketsPerMessageMax> slots;
-    msghdr header;
-    iovec vector;
+    std::array<int, kSocketsPerMessageMax> descriptors;
     ControlBuffer<kSocketsPerMessageMax> control;
     std::array<std::byte, kMessageBytesMax> payload;
   };
@@ -118,13 +110,14 @@ class Router {
   Lane& lane_at(std::uint32_t index) { return *lanes_[index]; }
   void settle(Lane& lane, std::int64_t now_ns);
   bool send_list(std::uint32_t index, std::int64_t now_ns);
-  void send_message(std::uint32_t index);
-  void send_probe(std::uint32_t index);
-  void fill(Outgoing& message, Lane& lane);
-  void start(std::uint32_t message);
+  bool send_message(std::uint32_t index, std::int64_t now_ns);
+  void send_probe(std::uint32_t index, std::int64_t now_ns);
+  void fill(const Lane& lane);
+  bool send(std::uint32_t index, std::int64_t now_ns);
+  std::uint32_t take_first(Lane& lane);
   void append(Lane& lane, std::uint32_t slot);
   void mark_unsent(std::uint32_t index);
-  void failed(std::uint32_t index, Outgoing& message, int error, std::int64_t now_ns);
+  void failed(std::uint32_t index, int error, std::int64_t now_ns);
   void tick_by(std::int64_t at_ns) { next_tick_ns_ = std::min(next_tick_ns_, at_ns); }
 
   Options options_;
@@ -136,7 +129,7 @@ class Router {
   std::vector<std::unique_ptr<Lane>> lanes_;  // by number; nullptr: free
   std::vector<Route> routes_;                 // by service
   std::vector<std::uint32_t> unsent_;         // lanes with a list; capacity lanes_max
-  SlotPool<Outgoing> messages_;
+  Outgoing outgoing_;
   std::array<std::byte, kMessageBytesMax> taken_back_payload_;
   std::int64_t waiting_since_ns_ = kNever_ns;
   std::int64_t next_tick_ns_ = kNever_ns;
@@ -155,8 +148,7 @@ Router<Io>::Router(const Options& options, Io& io, SlotPool<Connection>& connect
       events_(events),
       counters_(counters),
       lanes_(options.lanes_max),
-      routes_(options.services_max),
-      messages_(kMessagesMax) {
+      routes_(options.services_max) {
   unsent_.reserve(options.lanes_max);
 }
 
@@ -231,12 +223,10 @@ void Router<Io>::hand_off(std::uint32_t slot, std::int64_t now_ns) {
   waiting_since_ns_ = std::min(waiting_since_ns_, now_ns);
   ++held_;
   ++lane.collected;
-  ++lane.listed;
-  if (lane.listed >= lane.setup.batch && lane.retry_at_ns <= now_ns && messages_.free_count() > 0)
-    send_message(index);
+  if (lane.collected >= lane.setup.batch && lane.retry_at_ns <= now_ns) send_message(index, now_ns);
 }
 
-// Sends every list; those that cannot be sent now wait for a completion, or for the next tick.
+// Sends every list; those that cannot be sent now wait for the next tick.
 template <IoBackend Io>
 void Router<Io>::flush(std::int64_t now_ns) {
   waiting_since_ns_ = kNever_ns;
@@ -253,38 +243,35 @@ void Router<Io>::flush(std::int64_t now_ns) {
 template <IoBackend Io>
 bool Router<Io>::send_list(std::uint32_t index, std::int64_t now_ns) {
   Lane& lane = lane_at(index);
-  if (lane.retry_at_ns > now_ns) {
-    tick_by(lane.retry_at_ns);
-    return lane.first == kNoSlot;
+  if (lane.retry_at_ns > now_ns) tick_by(lane.retry_at_ns);
+  if (lane.retry_at_ns > now_ns || lane.broken) return lane.first == kNoSlot;
+  while (lane.first != kNoSlot && send_message(index, now_ns)) {
   }
-  while (lane.first != kNoSlot && messages_.free_count() > 0)
-    send_message(index);
   return lane.first == kNoSlot;
 }
 
+// The next message of the lane's list. Our copies of its sockets are closed on the spot: whoever
+// closes last sends the FIN, which costs more than all the rest of a close, and where the backend
+// is to do it, we have to be faster than it is. False when the message could not be sent.
 template <IoBackend Io>
-void Router<Io>::send_message(std::uint32_t index) {
+bool Router<Io>::send_message(std::uint32_t index, std::int64_t now_ns) {
   Lane& lane = lane_at(index);
-  const std::uint32_t number = messages_.take();
-  Outgoing& message = messages_[number];
-  message.lane = index;
-  message.sockets = 0;
-  fill(message, lane);
-  std::array<int, kSocketsPerMessageMax> sockets;
-  for (std::uint32_t i = 0; i < message.sockets; ++i)
-    sockets[i] = connections_[message.slots[i]].fd;
-  prepare_send(message.header, message.vector, std::span(message.payload).first(message.bytes),
-               message.control.bytes, std::span(sockets).first(message.sockets));
-  start(number);
+  fill(lane);
+  if (!send(index, now_ns)) return false;
+  for (std::uint32_t left = outgoing_.sockets; left > 0; --left)
+    events_.handed_off(take_first(lane));
+  return true;
 }
 
-// Moves sockets from the lane's list into the message, up to the batch and the message's size.
+// As many sockets from the head of the list as the batch and the message's size allow. They stay in
+// the list until the message is sent.
 template <IoBackend Io>
-void Router<Io>::fill(Outgoing& message, Lane& lane) {
+void Router<Io>::fill(const Lane& lane) {
   const bool raw = lane.setup.kind != LaneKind::kMessages;
-  HandoffEncoder encoder(message.payload);
-  while (lane.first != kNoSlot && message.sockets < lane.setup.batch) {
-    const std::uint32_t slot = lane.first;
+  HandoffEncoder encoder(outgoing_.payload);
+  outgoing_.sockets = 0;
+  for (std::uint32_t slot = lane.first; slot != kNoSlot && outgoing_.sockets < lane.setup.batch;
+       slot = connections_[slot].next_in_lane) {
     const Connection& connection = connections_[slot];
     if (!raw) {
       Facts facts{.source = connection.source,
@@ -296,86 +283,67 @@ void Router<Io>::fill(Outgoing& message, Lane& lane) {
         facts.id[8 + i] = static_cast<std::uint8_t>(connection.id >> (56 - 8 * i));
       if (!encoder.add(facts)) break;
     }
-    message.slots[message.sockets++] = slot;
-    lane.first = connection.next_in_lane;
-    if (lane.first == kNoSlot) lane.last = kNoSlot;
-    --lane.listed;
+    outgoing_.descriptors[outgoing_.sockets++] = connection.fd;
   }
-  message.bytes = 1;
-  message.payload[0] = raw ? std::byte{0} : message.payload[0];
-  if (!raw) message.bytes = static_cast<std::uint32_t>(encoder.finish().size());
+  outgoing_.bytes = 1;
+  if (raw) outgoing_.payload[0] = std::byte{0};
+  if (!raw) outgoing_.bytes = static_cast<std::uint32_t>(encoder.finish().size());
 }
 
 template <IoBackend Io>
-void Router<Io>::send_probe(std::uint32_t index) {
-  const std::uint32_t number = messages_.take();
-  TCPMUX_CHECK(number != kNoSlot, "a lane is emptied only when there is a message for its probe");
-  Outgoing& message = messages_[number];
-  message.lane = index;
-  message.sockets = 0;
-  message.bytes = static_cast<std::uint32_t>(encode_probe(message.payload));
-  prepare_send(message.header, message.vector, std::span(message.payload).first(message.bytes),
-               message.control.bytes, {});
-  start(number);
+std::uint32_t Router<Io>::take_first(Lane& lane) {
+  const std::uint32_t slot = lane.first;
+  lane.first = connections_[slot].next_in_lane;
+  if (lane.first == kNoSlot) lane.last = kNoSlot;
+  --lane.collected;
+  --held_;
+  return slot;
 }
 
 template <IoBackend Io>
-void Router<Io>::start(std::uint32_t number) {
-  Outgoing& message = messages_[number];
-  Lane& lane = lane_at(message.lane);
-  ++lane.in_flight;
-  io_.send_message({.operation = Operation::kHandoff, .slot = {number, message.generation}},
-                   lane.setup.ours.get(), &message.header);
+void Router<Io>::send_probe(std::uint32_t index, std::int64_t now_ns) {
+  outgoing_.sockets = 0;
+  outgoing_.bytes = static_cast<std::uint32_t>(encode_probe(outgoing_.payload));
+  send(index, now_ns);
 }
 
+// False when it is not in the queue; the lane then rests for a while, or is broken.
 template <IoBackend Io>
-void Router<Io>::complete(const Completion& completion, std::int64_t now_ns) {
-  Outgoing* const message = messages_.find(completion.tag.slot);
-  TCPMUX_CHECK(message != nullptr, "a message outlives its send");
-  const std::uint32_t index = message->lane;
+bool Router<Io>::send(std::uint32_t index, std::int64_t now_ns) {
   Lane& lane = lane_at(index);
-  --lane.in_flight;
-  if (completion.result < 0) {
-    failed(index, *message, -completion.result, now_ns);
-  } else {
-    lane.collected -= message->sockets;
-    held_ -= message->sockets;
-    lane.sent(message->bytes, message->sockets, now_ns);
-    counters_.messages.add();
-    tick_by(now_ns + std::clamp(options_.stall_ns / 8, kSoon_ns, kNanosPerSecond / 4));
-    for (std::uint32_t i = 0; i < message->sockets; ++i)
-      events_.handed_off(message->slots[i]);
+  msghdr header{};
+  iovec vector;
+  prepare_send(header, vector, std::span(outgoing_.payload).first(outgoing_.bytes),
+               outgoing_.control.bytes, std::span(outgoing_.descriptors).first(outgoing_.sockets));
+  const std::int64_t result = io_.send_now(lane.setup.ours.get(), &header);
+  if (result < 0) {
+    failed(index, static_cast<int>(-result), now_ns);
+    return false;
   }
-  messages_.give_back(completion.tag.slot.index);
-  if (lane.gone) tick_by(now_ns);
+  lane.sent(outgoing_.bytes, outgoing_.sockets, now_ns);
+  counters_.messages.add();
+  tick_by(now_ns + std::clamp(options_.stall_ns / 8, kSoon_ns, kNanosPerSecond / 4));
+  return true;
 }
 
 template <IoBackend Io>
-void Router<Io>::failed(std::uint32_t index, Outgoing& message, int error, std::int64_t now_ns) {
+void Router<Io>::failed(std::uint32_t index, int error, std::int64_t now_ns) {
   Lane& lane = lane_at(index);
-  const bool full = error == EAGAIN || error == ENOBUFS || error == ENOMEM || error == EINTR;
-  if ((full || error == ETOOMANYREFS) && !lane.gone) {
+  const bool full = error == EAGAIN || error == ENOBUFS || error == ENOMEM;
+  if (full || error == ETOOMANYREFS) {
     // POLLOUT would be set all the time at ETOOMANYREFS (Linux 6.18), so time is what we wait for.
     counters_.lane_full.add();
     lane.retry_at_ns = now_ns + (full ? kSoon_ns : kUserLimitPause_ns);
     tick_by(lane.retry_at_ns);
-    mark_unsent(index);
-    for (std::uint32_t i = 0; i < message.sockets; ++i)
-      append(lane, message.slots[i]);
-    lane.listed += message.sockets;
     return;
   }
-  if (!lane.gone && !lane.broken) {
+  if (!lane.broken) {
     lane.broken = true;
     unlink(index);
     lane.broken_reported =
         notify(lane.setup.backend, LaneNotice::kBroken, static_cast<std::uint32_t>(error));
-    tick_by(now_ns + kSoon_ns);
   }
-  lane.collected -= message.sockets;
-  held_ -= message.sockets;
-  for (std::uint32_t i = 0; i < message.sockets; ++i)
-    events_.lane_lost(message.slots[i]);
+  tick_by(now_ns);  // which loses what was collected: not here, where lists are being walked
 }
 
 }  // namespace tcpmux::handoff

@@ -104,15 +104,8 @@ void Router<Io>::lose_backend(std::uint64_t backend, std::int64_t now_ns) {
 // Those that were to go into the next message look for another lane.
 template <IoBackend Io>
 void Router<Io>::lose_collected(Lane& lane) {
-  std::uint32_t slot = std::exchange(lane.first, kNoSlot);
-  lane.last = kNoSlot;
-  lane.collected -= lane.listed;
-  held_ -= std::exchange(lane.listed, 0);
-  while (slot != kNoSlot) {
-    const std::uint32_t next = connections_[slot].next_in_lane;
-    events_.lane_lost(slot);
-    slot = next;
-  }
+  while (lane.first != kNoSlot)
+    events_.lane_lost(take_first(lane));
 }
 
 template <IoBackend Io>
@@ -135,7 +128,7 @@ template <IoBackend Io>
 bool Router<Io>::give_back(std::uint32_t index) {
   Lane& lane = lane_at(index);
   if (!take_back(lane, false)) return false;
-  if (lane.reserved > 0 || lane.in_flight > 0) return false;
+  if (lane.reserved > 0) return false;
   std::erase(unsent_, index);
   lane.is_unsent = false;
   StewardMessage message;
@@ -152,9 +145,11 @@ bool Router<Io>::give_back(std::uint32_t index) {
 template <IoBackend Io>
 void Router<Io>::look_at(Lane& lane, std::uint32_t index, std::int64_t now_ns) {
   if (!lane.queue_is_empty()) settle(lane, now_ns);
-  if (lane.broken && !lane.broken_reported) {
-    lane.broken_reported = notify(lane.setup.backend, LaneNotice::kBroken, EPIPE);
-    tick_by(now_ns + kSoon_ns);
+  if (lane.broken) {
+    lose_collected(lane);
+    if (!lane.broken_reported)
+      lane.broken_reported = notify(lane.setup.backend, LaneNotice::kBroken, EPIPE);
+    if (!lane.broken_reported) tick_by(now_ns + kSoon_ns);
   }
   if (lane.stalled) {
     look_at_stalled(lane, index, now_ns);
@@ -179,18 +174,17 @@ template <IoBackend Io>
 void Router<Io>::look_at_stalled(Lane& lane, std::uint32_t index, std::int64_t now_ns) {
   const bool raw = lane.setup.kind != LaneKind::kMessages;
   const bool expired = lane.still_for_ns(now_ns) >= options_.stall_ns + options_.deadline_ns;
-  if ((lane.queued() > 0 || lane.listed > 0) && (expired || others_serve(lane))) {
-    if (lane.in_flight > 0 || messages_.free_count() == 0) return;
+  if ((lane.queued() > 0 || lane.collected > 0) && (expired || others_serve(lane))) {
     lose_collected(lane);
     if (take_back(lane, expired)) {
       lane.emptied();
       lane.stalled_at_ns = now_ns;
       lane.risk_one = raw;
-      if (!raw) send_probe(index);
+      if (!raw) send_probe(index, now_ns);
     }
     return;
   }
-  if (!lane.queue_is_empty() || lane.in_flight > 0) return;
+  if (!lane.queue_is_empty()) return;
   if (lane.risk_one && now_ns - lane.stalled_at_ns < options_.stall_ns) return;
   lane.on_probation = std::exchange(lane.risk_one, false);
   lane.stalled = false;

@@ -6,10 +6,10 @@
 // without `more`). Starting never blocks, and never completes on the spot: completions come out of
 // reap() and wait() alone, so a caller is never called back in the middle of something.
 //
-// Buffers, msghdrs and descriptors that were passed in belong to the engine until the completion;
-// a cancelled operation completes too (with -ECANCELED, or with its result if that was faster).
+// Buffers and descriptors that were passed in belong to the engine until the completion; a
+// cancelled operation completes too (with -ECANCELED, or with its result if that was faster).
 //
-// On one connection one operation is in flight at a time; on a lane, several messages may be.
+// On one connection one operation is in flight at a time.
 //
 // An engine is made, used and destroyed on one thread. Its end cancels what is in flight, and
 // closes connections that were accepted and not yet reaped.
@@ -41,7 +41,6 @@ enum class Operation : std::uint8_t {
   kDiscard,
   kReply,
   kDrain,
-  kHandoff,  // slot.index: which message buffer of the sink
 };
 
 // Names an operation in flight. Fits the 64 bits that the kernel carries for us.
@@ -106,18 +105,19 @@ concept IoBackend = requires(Io io, Tag tag, int fd, std::span<char> buffer,
   // Takes what has arrived, up to an amount of the engine's choice, without copying: waits until
   // there is something; 0 is the peer's FIN.
   { io.drain(tag, fd) } -> std::same_as<void>;
-  // sendmsg on a lane, MSG_DONTWAIT: -EAGAIN when its queue is full.
-  { io.send_message(tag, fd, message) } -> std::same_as<void>;
   // Ends the operation `tag` on `fd`, which still completes. None in flight: nothing happens.
   { io.cancel(tag, fd) } -> std::same_as<void>;
   // The descriptor stays open and becomes somebody else's of this process (another shard's): the
   // engine forgets the number. No operation on it may be in flight.
   { io.let_go(fd) } -> std::same_as<void>;
-  // Closes, at the latest when wait() is called. No operation on `fd` may be in flight.
-  { io.close(fd) } -> std::same_as<void>;
 
   // --- immediate calls: cheap, or rare ---
 
+  // No operation on `fd` may be in flight. Not an operation, because it matters when it happens:
+  // whoever closes a socket last sends the FIN, and that is to be the backend (router.h).
+  { io.close(fd) } -> std::same_as<void>;
+  // sendmsg with MSG_DONTWAIT: bytes, or a negative errno (-EAGAIN: the queue is full).
+  { io.send_now(fd, message) } -> std::same_as<std::int64_t>;
   // shutdown(SHUT_WR); a peer that is gone already is no error.
   { io.shutdown_write(fd) } -> std::same_as<void>;
   // getpeername and getsockname.

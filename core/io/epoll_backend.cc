@@ -173,12 +173,6 @@ void EpollBackend::drain(Tag tag, int fd) {
   start({.tag = tag, .kind = Kind::kDrain}, fd);
 }
 
-void EpollBackend::send_message(Tag tag, int fd, msghdr* message) {
-  const std::int32_t result =
-      uninterrupted([&] { return ::sendmsg(fd, message, MSG_DONTWAIT | MSG_NOSIGNAL); });
-  queue_.push({.tag = tag, .result = result});
-}
-
 void EpollBackend::accept(Tag tag, int fd) {
   set_nonblocking(fd, true);
   // Level-triggered: what one turn leaves in the listener is reported in the next.

@@ -39,7 +39,6 @@ class EpollBackend final : public ImmediateCalls {
   void discard(Tag tag, int fd, std::size_t count);
   void reply(Tag tag, int fd, std::size_t count, std::span<const char> bytes, bool hold_back);
   void drain(Tag tag, int fd);
-  void send_message(Tag tag, int fd, msghdr* message);
   void cancel(Tag tag, int fd);
   void let_go(int fd);
   void close(int fd);

@@ -65,6 +65,14 @@ std::uint32_t ImmediateCalls::queued_bytes(int fd) {
   return static_cast<std::uint32_t>(bytes);
 }
 
+std::int64_t ImmediateCalls::send_now(int fd, const msghdr* message) {
+  for (;;) {
+    const ssize_t sent = ::sendmsg(fd, message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent >= 0) return sent;
+    if (errno != EINTR) return -errno;
+  }
+}
+
 std::int64_t ImmediateCalls::receive_now(int fd, msghdr* message) {
   for (;;) {
     const ssize_t received = ::recvmsg(fd, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);

@@ -34,6 +34,7 @@ class ImmediateCalls {
   void shutdown_write(int fd);
   Endpoints endpoints(int fd);
   std::uint32_t queued_bytes(int fd);
+  std::int64_t send_now(int fd, const msghdr* message);
   std::int64_t receive_now(int fd, msghdr* message);
   void dismiss(int fd, std::span<const char> bytes);
   Shed shed(int fd, std::span<const char> bytes);

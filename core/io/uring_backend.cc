@@ -42,7 +42,7 @@ Result<std::unique_ptr<UringBackend>> UringBackend::create(const IoLimits& limit
   return backend;
 }
 
-// What was asked for is still done (close), what waits is ended, so that the kernel no longer
+// What waits is ended, so that the kernel no longer
 // writes to buffers that go with us; and connections that nobody will hear of are closed.
 UringBackend::~UringBackend() {
   if (!ring_.is_open()) return;
@@ -176,11 +176,6 @@ void UringBackend::drain(Tag tag, int fd) {
   io_uring_prep_recv(entry, fd, nullptr, kDrainBytes, MSG_TRUNC);
 }
 
-void UringBackend::send_message(Tag tag, int fd, msghdr* message) {
-  io_uring_sqe* entry = entry_for(tag.pack());
-  io_uring_prep_sendmsg(entry, fd, message, MSG_DONTWAIT | MSG_NOSIGNAL);
-}
-
 void UringBackend::cancel(Tag tag, int) {
   if (Accepting* accepting = find_accepting(pack(tag, Kind::kAccept))) {
     accepting->cancelled = true;
@@ -198,9 +193,7 @@ void UringBackend::start_cancel(std::uint64_t user_data) {
 }
 
 void UringBackend::close(int fd) {
-  io_uring_sqe* entry = entry_for(pack({}, Kind::kClose));
-  io_uring_prep_close(entry, fd);
-  entry->flags |= IOSQE_CQE_SKIP_SUCCESS;
+  if (::close(fd) < 0) TCPMUX_CHECK(errno != EBADF, "closed a descriptor that is not open");
 }
 
 // --- the turn of the loop ---
@@ -258,9 +251,6 @@ bool UringBackend::translate_special(const io_uring_cqe& entry, Completion& comp
       completion.more = false;
       return true;
     case Kind::kCancel:
-      return false;
-    case Kind::kClose:
-      TCPMUX_CHECK(entry.res != -EBADF, "closed a descriptor that is not open");
       return false;
   }
   TCPMUX_UNREACHABLE("a completion of no known kind");

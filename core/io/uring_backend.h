@@ -30,7 +30,6 @@ class UringBackend final : public ImmediateCalls {
   void discard(Tag tag, int fd, std::size_t count);
   void reply(Tag tag, int fd, std::size_t count, std::span<const char> bytes, bool hold_back);
   void drain(Tag tag, int fd);
-  void send_message(Tag tag, int fd, msghdr* message);
   void cancel(Tag tag, int fd);
   void let_go(int) {}
   void close(int fd);
@@ -46,7 +45,6 @@ class UringBackend final : public ImmediateCalls {
     kReplyDiscard,  // the first of reply's two steps: completes only where it fails
     kWakeup,        // the poll of the eventfd
     kCancel,        // completes only where there was nothing to cancel
-    kClose,         // completes only where it failed
   };
 
   struct Accepting {

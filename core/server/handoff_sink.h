@@ -63,8 +63,8 @@ class HandoffEvents {
 template <class Sink>
 concept HandoffSink =
     requires(Sink sink, const Sink constant, ServiceId service, std::uint32_t slot,
-             std::uint32_t lane, const Completion& completion, std::int64_t now_ns,
-             std::unique_ptr<SinkMessage> message, std::shared_ptr<const ServiceTable> table) {
+             std::uint32_t lane, std::int64_t now_ns, std::unique_ptr<SinkMessage> message,
+             std::shared_ptr<const ServiceTable> table) {
       typename Sink::Options;
       // Names for the facts; ids stay valid in every later table.
       { sink.use_table(table) } -> std::same_as<void>;
@@ -74,8 +74,6 @@ concept HandoffSink =
       { sink.hand_off(slot, now_ns) } -> std::same_as<void>;
       // Starts sending what has been collected. Called when the shard is about to sleep.
       { sink.flush(now_ns) } -> std::same_as<void>;
-      // A completion with Operation::kHandoff.
-      { sink.complete(completion, now_ns) } -> std::same_as<void>;
       { sink.receive(std::move(message), now_ns) } -> std::same_as<void>;
       // Time-driven work: stalls, take-backs, retries; and when it is due next.
       { sink.tick(now_ns) } -> std::same_as<void>;

@@ -64,9 +64,6 @@ void Shard<Io, Sink>::handle(const Completion& completion) {
     case Operation::kWakeup:
       receive_messages();
       return;
-    case Operation::kHandoff:
-      sink_.complete(completion, now_ns_);
-      return;
     case Operation::kPeek:
     case Operation::kDiscard:
     case Operation::kReply:

@@ -69,13 +69,13 @@ class Held {
     io_->reply(tag, fd, count, bytes, hold_back);
   }
   void drain(Tag tag, int fd) { io_->drain(tag, fd); }
-  void send_message(Tag tag, int fd, msghdr* message) { io_->send_message(tag, fd, message); }
   void cancel(Tag tag, int fd) { io_->cancel(tag, fd); }
   void let_go(int fd) { io_->let_go(fd); }
   void close(int fd) { io_->close(fd); }
   void shutdown_write(int fd) { io_->shutdown_write(fd); }
   Endpoints endpoints(int fd) { return io_->endpoints(fd); }
   std::uint32_t queued_bytes(int fd) { return io_->queued_bytes(fd); }
+  std::int64_t send_now(int fd, const msghdr* message) { return io_->send_now(fd, message); }
   std::int64_t receive_now(int fd, msghdr* message) { return io_->receive_now(fd, message); }
   void dismiss(int fd, std::span<const char> bytes) { io_->dismiss(fd, bytes); }
   Shed shed(int fd, std::span<const char> bytes) { return io_->shed(fd, bytes); }

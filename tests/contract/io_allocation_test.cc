@@ -105,8 +105,7 @@ void serve_one(Io& io, World& world) {
   ASSERT_EQ(result_of(io, tag_of(Operation::kReply)), 3);
   handoff::prepare_send(world.message, world.vector, std::as_bytes(std::span(kPlus)),
                         world.control.bytes, std::span(&fd, 1));
-  io.send_message(tag_of(Operation::kHandoff), world.lane_sender.get(), &world.message);
-  ASSERT_EQ(result_of(io, tag_of(Operation::kHandoff)), 3);
+  ASSERT_EQ(io.send_now(world.lane_sender.get(), &world.message), 3);
   ASSERT_EQ(io.queued_bytes(world.lane_receiver.get()), 3U);
   iovec into{.iov_base = line.data(), .iov_len = line.size()};
   msghdr taken{};  // without room for the descriptor, which the kernel closes then

@@ -12,8 +12,6 @@ template <class Io>
 class IoLane : public EngineTest<Io> {};
 TYPED_TEST_SUITE(IoLane, Engines, EngineNames);
 
-const Tag kHandoff = tag_of(Operation::kHandoff, 2);
-
 struct Lane {
   OwnFd sender;
   OwnFd receiver;
@@ -43,8 +41,7 @@ TYPED_TEST(IoLane, MessageArrivesWithItsDescriptors) {
   Connection second = make_connection();
   const std::array<int, 2> passed = {first.server.get(), second.server.get()};
   Message message("two", passed);
-  io->send_message(kHandoff, lane.sender.get(), &message.header);
-  EXPECT_EQ(io.result_of(kHandoff), 3);
+  EXPECT_EQ(io->send_now(lane.sender.get(), &message.header), 3);
   EXPECT_EQ(io->queued_bytes(lane.receiver.get()), 3U);
   io->close(first.server.release());
   io->close(second.server.release());
@@ -68,10 +65,9 @@ TYPED_TEST(IoLane, MessageToAFullLaneFailsAtOnce) {
   const Lane lane = make_lane();
   Message message("x");
   std::uint32_t sent = 0;
-  int result = 1;
+  std::int64_t result = 1;
   while (result == 1) {
-    io->send_message(kHandoff, lane.sender.get(), &message.header);
-    result = io.result_of(kHandoff);
+    result = io->send_now(lane.sender.get(), &message.header);
     if (result == 1) ++sent;
   }
   EXPECT_EQ(result, -EAGAIN);
@@ -86,8 +82,7 @@ TYPED_TEST(IoLane, MessageToAFullLaneFailsAtOnce) {
   for (std::uint32_t i = 0; i < sent; ++i)
     EXPECT_EQ(io->receive_now(lane.receiver.get(), &header), 1);
   EXPECT_EQ(io->receive_now(lane.receiver.get(), &header), -EAGAIN);
-  io->send_message(kHandoff, lane.sender.get(), &message.header);
-  EXPECT_EQ(io.result_of(kHandoff), 1);
+  EXPECT_EQ(io->send_now(lane.sender.get(), &message.header), 1);
 }
 
 TYPED_TEST(IoLane, MessageToAPeerThatIsGoneFails) {
@@ -95,8 +90,7 @@ TYPED_TEST(IoLane, MessageToAPeerThatIsGoneFails) {
   Lane lane = make_lane();
   lane.receiver.reset();
   Message message("x");
-  io->send_message(kHandoff, lane.sender.get(), &message.header);
-  EXPECT_EQ(io.result_of(kHandoff), -EPIPE);
+  EXPECT_EQ(io->send_now(lane.sender.get(), &message.header), -EPIPE);
   EXPECT_TRUE(io.nothing_else());
 }
 

@@ -7,6 +7,7 @@ import dataclasses
 import fcntl
 import ipaddress
 import os
+import random
 import select
 import socket
 import struct
@@ -232,8 +233,9 @@ class Backend:
         for lane in self.lanes:
             poll.register(lane, select.POLLIN)
         ready = {descriptor for descriptor, _ in poll.poll(timeout_s * 1000)}
-        taken = [self._take(lane) for lane in list(self.lanes) if lane.fileno() in ready]
-        return any(taken)
+        waiting = [lane for lane in self.lanes if lane.fileno() in ready]
+        random.shuffle(waiting)  # one at a time, so that no more are in our hands; of any lane
+        return any(self._take(lane) for lane in waiting)
 
     def _take(self, lane):
         size = 1 if self.kind == RAW_STREAM else 16384
