@@ -178,6 +178,7 @@ Result<int> serve(const Config& config) {
                          static_cast<std::uint32_t>(listeners_per_shard(config, *inherited)),
                          config.handshake.connections_per_shard_max);
   if (!limits) return std::unexpected(limits.error());
+  grow_descriptor_table(limits->descriptors_used);
 
   block_signals();
   start_logging(config.log_level);

@@ -1,5 +1,6 @@
 #include "core/server/limits.h"
 
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -8,6 +9,8 @@
 #include <algorithm>
 #include <limits>
 #include <string>
+
+#include "core/base/fd.h"
 
 namespace tcpmux {
 namespace {
@@ -66,7 +69,14 @@ Result<Limits> divide_descriptors(std::uint32_t descriptors, std::uint32_t shard
                 " listeners each: at least " + std::to_string(enough) +
                 " are needed (ulimit -n, LimitNOFILE=), or fewer shards");
   limits.connections_per_shard = std::min(connections_wanted, (descriptors - fixed) / shards);
+  limits.descriptors_used = fixed + shards * limits.connections_per_shard;
   return limits;
+}
+
+void grow_descriptor_table(std::uint32_t count) {
+  const OwnFd any(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  if (!any.valid() || count == 0) return;
+  const OwnFd last(::fcntl(any.get(), F_DUPFD_CLOEXEC, static_cast<int>(count - 1)));
 }
 
 bool may_pass_any_number_of_sockets() {

@@ -13,6 +13,7 @@ Result<std::uint32_t> raise_descriptor_limit();
 
 struct Limits {
   std::uint32_t descriptors = 0;              // all
+  std::uint32_t descriptors_used = 0;         // by all that follows, at most
   std::uint32_t connections_per_shard = 0;    // slots for newcomers
   std::uint32_t busy_per_shard = 0;           // slots in which newcomers are told "-busy"
   std::uint32_t taken_back_per_shard = 0;     // slots for what comes back from lanes
@@ -24,6 +25,12 @@ struct Limits {
 // service fits, saying how many are needed.
 Result<Limits> divide_descriptors(std::uint32_t descriptors, std::uint32_t shards,
                                   std::uint32_t listeners, std::uint32_t connections_wanted);
+
+// Makes the kernel's table of descriptors large enough for `count` at once. It is doubled where it
+// is too small, and in a process with threads each doubling waits for an RCU grace period: 4 to 20
+// ms with the shard asleep in the middle of a burst (Linux 6.18). So it is to be called before the
+// first thread is made. Best effort: where it fails, the table grows later.
+void grow_descriptor_table(std::uint32_t count);
 
 // Whether the kernel's limit of sockets in flight for one user (unix(7), ETOOMANYREFS) does not
 // hold for us: with CAP_SYS_RESOURCE or CAP_SYS_ADMIN.

@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #include <cstdint>
+#include <fstream>
 #include <limits>
 #include <optional>
 #include <string>
@@ -93,6 +94,26 @@ TEST(Limits, TheSoftLimitIsRaisedToTheHardOne) {
   ASSERT_TRUE(raised.has_value());
   EXPECT_EQ(*raised, std::min<rlim_t>(before.rlim_max, std::numeric_limits<std::int32_t>::max()));
   ::setrlimit(RLIMIT_NOFILE, &before);
+}
+
+// FDSize of proc_pid_status(5): the size of the table, in descriptors.
+std::uint32_t descriptor_table_size() {
+  std::ifstream status("/proc/self/status");
+  std::string word;
+  while (status >> word)
+    if (word == "FDSize:" && status >> word) return static_cast<std::uint32_t>(std::stoul(word));
+  return 0;
+}
+
+TEST(Limits, TheDescriptorTableGrowsAtOnce) {
+  const std::uint32_t before = descriptor_table_size();
+  ASSERT_GT(before, 0u);
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const std::uint32_t wanted = 4 * before + 1;
+  if (wanted > limit.rlim_cur) GTEST_SKIP() << "the descriptor limit is " << limit.rlim_cur;
+  grow_descriptor_table(wanted);
+  EXPECT_GE(descriptor_table_size(), wanted);
 }
 
 }  // namespace
