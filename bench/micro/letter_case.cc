@@ -43,7 +43,8 @@ std::uint64_t folded_at(std::string_view name, std::size_t at) {
   return fold_word(word);
 }
 
-// All of a name of less than eight bytes; zeros stand behind it.
+// All of a name of less than eight bytes; zeros stand behind it. A copy of unknown length is a
+// call, so short names, which are the usual ones, lose by it what long ones win.
 std::uint64_t folded_short(std::string_view name) {
   std::uint64_t word = 0;
   std::memcpy(&word, name.data(), name.size());
