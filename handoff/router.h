@@ -170,8 +170,11 @@ Reservation Router<Io>::reserve(ServiceId service, std::int64_t now_ns) {
   bool all_stalled = true;
   for (std::uint32_t i = route.first; i != kNoLane; i = next_of(lane_at(i), service)) {
     Lane& lane = lane_at(i);
-    const bool long_queue = lane.queued() >= 2u * lane.setup.batch || lane.room() == 0;
-    if (long_queue && !lane.stalled && lane.settled_at_ns() + kPicture_ns <= now_ns)
+    const bool full = lane.room() == 0;
+    const bool long_queue = full || lane.queued() >= 2u * lane.setup.batch;
+    // Before "no room", a new picture in each turn of the loop.
+    const std::int64_t picture_ns = full ? 1 : kPicture_ns;
+    if (long_queue && !lane.stalled && lane.settled_at_ns() + picture_ns <= now_ns)
       settle(lane, now_ns);
     all_stalled &= lane.stalled;
     if (lane.room() > best_room) {
