@@ -99,8 +99,8 @@ concept IoBackend = requires(Io io, Tag tag, int fd, std::span<char> buffer,
   // Discards `count` bytes that a peek has seen (0: none), then sends `bytes`, as many as the send
   // queue takes at once; where it takes none, waits until it does (a new socket's has room, so less
   // than all, or a wait, means that the client does not read). One completion: bytes sent, or the
-  // error of the step that failed; -ENODATA where the FIN came before `count` bytes. `hold_back` is
-  // MSG_MORE.
+  // error of the step that failed (-ENODATA: fewer than `count` bytes were there), in which case
+  // `bytes` may have been sent or not. `hold_back` is MSG_MORE.
   { io.reply(tag, fd, count, bytes, bool{} /* hold_back */) } -> std::same_as<void>;
   // Takes what has arrived, up to an amount of the engine's choice, without copying: waits until
   // there is something; 0 is the peer's FIN.

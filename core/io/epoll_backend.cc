@@ -119,7 +119,7 @@ EpollBackend::Attempt EpollBackend::attempt_discard(Pending& pending, int fd) {
 EpollBackend::Attempt EpollBackend::attempt_reply(Pending& pending, int fd) {
   if (pending.to_take > 0) {
     const Attempt discarded = attempt_discard(pending, fd);
-    if (discarded.wait_for != 0 || discarded.result < 0) return discarded;
+    if (discarded.result < 0) return discarded;
     if (pending.to_take > 0) return {.result = -ENODATA};
   }
   const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | (pending.hold_back ? MSG_MORE : 0);

@@ -42,7 +42,7 @@ class UringBackend final : public ImmediateCalls {
   enum class Kind : std::uint8_t {
     kPlain,         // the completion is the caller's, as it is
     kAccept,        // ended by errors of one connection too: goes on
-    kReplyDiscard,  // the first of reply's two steps: completes only where it fails
+    kReplyDiscard,  // the first of reply's two steps: completes only where it failed
     kWakeup,        // the poll of the eventfd
     kCancel,        // completes only where there was nothing to cancel
   };
@@ -53,7 +53,9 @@ class UringBackend final : public ImmediateCalls {
     bool cancelled = false;
   };
 
-  UringBackend() = default;
+  explicit UringBackend(const IoLimits& limits)
+      : failed_discard_(std::make_unique<Completion[]>(limits.operations_max)),
+        failed_discard_capacity_(limits.operations_max) {}
 
   static std::uint64_t pack(Tag tag, Kind kind) {
     return tag.pack() | (static_cast<std::uint64_t>(kind) << kKindShift);
@@ -66,6 +68,7 @@ class UringBackend final : public ImmediateCalls {
 
   std::size_t take(std::span<Completion> completions);
   bool translate(const io_uring_cqe& entry, Completion& completion);
+  void find_failed_discard(Completion& completion);
   bool translate_special(const io_uring_cqe& entry, Completion& completion);
   bool translate_accept(const io_uring_cqe& entry, Completion& completion);
   bool translate_wakeup(const io_uring_cqe& entry, Completion& completion);
@@ -76,6 +79,10 @@ class UringBackend final : public ImmediateCalls {
   UringRing ring_;
   std::array<Accepting, kAcceptsMax> accepting_{};
   std::uint32_t accepting_count_ = 0;
+  // Of replies whose own completion is still to come.
+  std::unique_ptr<Completion[]> failed_discard_;
+  std::uint32_t failed_discard_capacity_;
+  std::uint32_t failed_discards_ = 0;
   Tag wakeup_tag_;
   int wakeup_fd_ = -1;
 };

@@ -29,11 +29,6 @@ class UringRing {
     if (room() == 0) make_room(1);
     return &ring_.sq.sqes[ring_.sq.sqe_tail++ & ring_.sq.ring_mask];
   }
-  // The next `count` entries will be submitted together: of a chain that is cut by the end of a
-  // submission, the first part goes to a kernel thread and the second does not wait for it.
-  void keep_together(unsigned count) {
-    if (room() < count) make_room(count);
-  }
 
   // Something to submit, or completions that the kernel holds back until it is entered.
   bool needs_enter() const {
