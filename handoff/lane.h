@@ -67,6 +67,7 @@ class Lane final : public RouterMessage {
     std::uint64_t backend = 0;  // which registration it belongs to
     std::vector<ServiceId> services;
     LaneKind kind = LaneKind::kMessages;
+    bool without_addresses = false;  // the backend does not want them told
     std::uint32_t window = 1;
     std::uint16_t batch = 1;
   };

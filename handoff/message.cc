@@ -22,6 +22,7 @@ constexpr std::uint8_t kTcp4 = 0x11;
 constexpr std::uint8_t kTcp6 = 0x21;
 constexpr std::uint8_t kTlvAuthority = 0x02;
 constexpr std::uint8_t kTlvUniqueId = 0x05;
+constexpr std::uint16_t kRegisterWithoutAddresses = 1;  // in Register's flags
 constexpr std::uint8_t kTlvAcceptedAt = 0xE0;
 constexpr std::size_t kTlvHeaderBytes = 3;
 
@@ -121,7 +122,7 @@ std::vector<std::byte> encode(const Register& message) {
   writer.integer(message.batch);
   writer.integer(message.lanes);
   writer.integer(static_cast<std::uint16_t>(message.lane_kind));
-  writer.integer(std::uint16_t{0});
+  writer.integer(message.without_addresses ? kRegisterWithoutAddresses : std::uint16_t{0});
   for (const std::string& name : message.names) {
     TCPMUX_CHECK(name.size() <= 255, "a name's length is one byte: check it before encoding");
     writer.integer(static_cast<std::uint8_t>(name.size()));
@@ -149,6 +150,8 @@ Result<Register> decode_register(std::span<const std::byte> message) {
     return fail("lanes is 0 to 64, not " + std::to_string(decoded.lanes));
   if (kind > 2) return fail("lane kind is 0, 1 or 2, not " + std::to_string(kind));
   decoded.lane_kind = static_cast<LaneKind>(kind);
+  decoded.without_addresses =
+      (read_integer<std::uint16_t>(message, 18) & kRegisterWithoutAddresses) != 0;
   std::span<const std::byte> rest = message.subspan(kRegisterBytes);
   for (std::uint16_t i = 0; i < header->count; ++i) {
     const std::size_t length = rest.empty() ? 0 : std::to_integer<std::size_t>(rest[0]);

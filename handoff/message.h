@@ -48,6 +48,7 @@ struct Register {
   std::uint16_t batch = 1;
   std::uint16_t lanes = 0;
   LaneKind lane_kind = LaneKind::kMessages;
+  bool without_addresses = false;
   std::vector<std::string> names;
 };
 std::vector<std::byte> encode(const Register& message);

@@ -176,6 +176,7 @@ std::expected<std::vector<std::unique_ptr<Lane>>, Registry::Refused> Registry::m
                       .backend = backend.id,
                       .services = backend.services,
                       .kind = asked.lane_kind,
+                      .without_addresses = asked.without_addresses,
                       .window = window,
                       .batch = std::min(asked.batch, options_.batch_max)};
     lanes.push_back(std::make_unique<Lane>(std::move(setup)));

@@ -113,6 +113,7 @@ class Router {
   bool send_message(std::uint32_t index, std::int64_t now_ns);
   void send_probe(std::uint32_t index, std::int64_t now_ns);
   void fill(const Lane& lane);
+  Facts facts_of(Connection& connection, bool with_addresses);
   bool send(std::uint32_t index, std::int64_t now_ns);
   std::uint32_t take_first(Lane& lane);
   void append(Lane& lane, std::uint32_t slot);
@@ -275,22 +276,30 @@ void Router<Io>::fill(const Lane& lane) {
   outgoing_.sockets = 0;
   for (std::uint32_t slot = lane.first; slot != kNoSlot && outgoing_.sockets < lane.setup.batch;
        slot = connections_[slot].next_in_lane) {
-    const Connection& connection = connections_[slot];
-    if (!raw) {
-      Facts facts{.source = connection.source,
-                  .destination = connection.destination,
-                  .service = (*table_)[connection.service].name,
-                  .accepted_ns = connection.accepted_ns};
-      std::copy(options_.run_id.begin(), options_.run_id.end(), facts.id.begin());
-      for (std::size_t i = 0; i < 8; ++i)
-        facts.id[8 + i] = static_cast<std::uint8_t>(connection.id >> (56 - 8 * i));
-      if (!encoder.add(facts)) break;
-    }
+    Connection& connection = connections_[slot];
+    if (!raw && !encoder.add(facts_of(connection, !lane.setup.without_addresses))) break;
     outgoing_.descriptors[outgoing_.sockets++] = connection.fd;
   }
   outgoing_.bytes = 1;
   if (raw) outgoing_.payload[0] = std::byte{0};
   if (!raw) outgoing_.bytes = static_cast<std::uint32_t>(encoder.finish().size());
+}
+
+// Addresses are asked of the kernel only where somebody wants them.
+template <IoBackend Io>
+Facts Router<Io>::facts_of(Connection& connection, bool with_addresses) {
+  Facts facts;
+  facts.service = (*table_)[connection.service].name;
+  facts.accepted_ns = connection.accepted_ns;
+  if (with_addresses) {
+    if (!connection.knows_addresses()) connection.keep(io_.endpoints(connection.fd));
+    facts.source = connection.source;
+    facts.destination = connection.destination;
+  }
+  std::copy(options_.run_id.begin(), options_.run_id.end(), facts.id.begin());
+  for (std::size_t i = 0; i < 8; ++i)
+    facts.id[8 + i] = static_cast<std::uint8_t>(connection.id >> (56 - 8 * i));
+  return facts;
 }
 
 template <IoBackend Io>

@@ -229,7 +229,8 @@ void Router<Io>::take_back_message(Lane& lane, std::span<const std::byte> payloa
   }
 }
 
-// A raw lane's messages say nothing: its one service, and the addresses of the socket itself.
+// A raw lane's messages say nothing, but it has one service. Addresses that are missing are asked
+// of the socket when they are wanted.
 template <IoBackend Io>
 PassedConnection Router<Io>::described(const Lane& lane, OwnFd socket,
                                        const Result<Facts>& facts) const {
@@ -243,9 +244,6 @@ PassedConnection Router<Io>::described(const Lane& lane, OwnFd socket,
       connection.id = (connection.id << 8) | facts->id[i];
     connection.accepted_ns = facts->accepted_ns;
   } else {
-    const Endpoints endpoints = io_.endpoints(socket.get());
-    connection.source = endpoints.source;
-    connection.destination = endpoints.destination;
     connection.accepted_ns = realtime_ns();
   }
   connection.socket = std::move(socket);

@@ -35,7 +35,7 @@ struct Connection {
   std::uint32_t sent_bytes = 0;            // of the list of names; or thrown away while draining
   ServiceId service = kNoService;
 
-  // facts for the backend
+  // facts for the backend; the addresses are asked of the kernel when they are wanted first
   Endpoint source;
   Endpoint destination;
   std::uint64_t id = 0;          // of this run of the mux
@@ -46,6 +46,12 @@ struct Connection {
   std::uint32_t next_in_lane = kNoSlot;
 
   RequestLine line;
+
+  bool knows_addresses() const { return source.address.family != IpAddress::Family::kNone; }
+  void keep(const Endpoints& endpoints) {
+    source = endpoints.source;
+    destination = endpoints.destination;
+  }
 };
 static_assert(sizeof(Connection) <= 512);
 

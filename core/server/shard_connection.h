@@ -117,19 +117,19 @@ std::optional<Event> Shard<Io, Sink>::carry_out(std::uint32_t slot, Action actio
 template <IoBackend Io, HandoffSink Sink>
 Event Shard<Io, Sink>::judge(Connection& connection) {
   const std::string_view name = connection.line.name();
-  const Endpoints endpoints = io_->endpoints(connection.fd);
-  if (endpoints.source.address.family == IpAddress::Family::kNone) return Event::kPeerGone;
-  connection.source = endpoints.source;
-  connection.destination = endpoints.destination;
   if (options_.help_enabled && is_help(name)) return Event::kLineHelp;
 
   const ServiceId id = table().find(name);
   connection.refusal = Refusal::kUnknown;
   if (id == kNoService) return Event::kLineRefused;
   const Service& service = table()[id];
-  if (!service.access.everyone() && !service.access.allows(connection.source.address)) {
-    if (!service.hidden) connection.refusal = Refusal::kDenied;
-    return Event::kLineRefused;
+  if (!service.access.everyone()) {
+    connection.keep(io_->endpoints(connection.fd));
+    if (!connection.knows_addresses()) return Event::kPeerGone;
+    if (!service.access.allows(connection.source.address)) {
+      if (!service.hidden) connection.refusal = Refusal::kDenied;
+      return Event::kLineRefused;
+    }
   }
   connection.service = id;
   return Event::kLineService;

@@ -79,6 +79,7 @@ Result<std::vector<std::byte>> registration(const char* const* services, std::si
   Register message{.window = options.window,
                    .batch = options.batch == 0 ? kBatchDefault : options.batch,
                    .lanes = options.lanes,
+                   .without_addresses = options.without_addresses != 0,
                    .names = {}};
   for (std::size_t i = 0; i < count; ++i) {
     message.names.emplace_back(services[i] == nullptr ? "" : services[i]);

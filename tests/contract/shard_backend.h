@@ -80,6 +80,7 @@ struct BackendOptions {
   std::uint32_t window = 16;
   std::uint16_t batch = 1;
   handoff::LaneKind kind = handoff::LaneKind::kMessages;
+  bool without_addresses = false;
   int send_bytes = 1 << 20;  // SO_SNDBUF of our end
 };
 
@@ -108,6 +109,7 @@ inline LaneEnds make_lane(std::uint64_t backend, const std::vector<ServiceId>& s
                              .backend = backend,
                              .services = services,
                              .kind = options.kind,
+                             .without_addresses = options.without_addresses,
                              .window = options.window,
                              .batch = options.batch};
   return {std::make_unique<handoff::Lane>(std::move(setup)), std::move(theirs)};

@@ -141,6 +141,17 @@ TYPED_TEST(ShardHandoff, RawLanes) {
   }
 }
 
+TYPED_TEST(ShardHandoff, AddressesAreNotToldToWhoDoesNotWantThem) {
+  auto& world = this->make_world();
+  Backend backend = world.add_backend({.without_addresses = true});
+  const OwnFd client = accepted(world);
+  const Arrival arrival = backend.take_one();
+  EXPECT_EQ(arrival.source, Endpoint{});
+  EXPECT_EQ(arrival.destination, Endpoint{});
+  EXPECT_EQ(arrival.service, "echo");
+  expect_talk(client, arrival);
+}
+
 // Each connection waits before it asks, so that the engine watches its socket; and the numbers of
 // the descriptors come again.
 TYPED_TEST(ShardHandoff, AShardWithoutALanePassesTheSocketOn) {

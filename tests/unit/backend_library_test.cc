@@ -18,6 +18,7 @@ TEST_F(LibraryTest, RegistersWhatWasAskedFor) {
   options_.window = 77;
   options_.batch = 3;
   options_.lanes = 5;
+  options_.without_addresses = 1;
   const char* names[] = {"echo", "Whoami"};
   tcpmux_backend* raw = nullptr;
   std::thread mux([&] {
@@ -31,6 +32,7 @@ TEST_F(LibraryTest, RegistersWhatWasAskedFor) {
   EXPECT_EQ(registration_.asked.window, 77U);
   EXPECT_EQ(registration_.asked.batch, 3);
   EXPECT_EQ(registration_.asked.lanes, 5);
+  EXPECT_TRUE(registration_.asked.without_addresses);
   EXPECT_EQ(registration_.asked.lane_kind, LaneKind::kMessages);
   EXPECT_EQ(tcpmux_get_state(handle.get()), TCPMUX_SERVING);
   EXPECT_EQ(tcpmux_registry(handle.get()), mux_.path());
@@ -40,6 +42,7 @@ TEST_F(LibraryTest, TheDefaultsAreABatchOfEightAndALaneForEachThread) {
   const Handle handle = open_welcomed();
   EXPECT_EQ(registration_.asked.batch, 8);
   EXPECT_EQ(registration_.asked.lanes, 0);
+  EXPECT_FALSE(registration_.asked.without_addresses);
   EXPECT_EQ(registration_.asked.window, 0U);
 }
 

@@ -99,12 +99,15 @@ TEST(Message, ARegisterComesBack) {
                       .batch = 64,
                       .lanes = 64,
                       .lane_kind = LaneKind::kMessages,
+                      .without_addresses = true,
                       .names = {"a", std::string(255, 'x'), "whoami"}};
   const Result<Register> got = decode_register(encode(sent));
   ASSERT_TRUE(got.has_value());
   EXPECT_EQ(got->window, sent.window);
   EXPECT_EQ(got->batch, sent.batch);
   EXPECT_EQ(got->lanes, sent.lanes);
+  EXPECT_TRUE(got->without_addresses);
+  EXPECT_FALSE(decode_register(encode(Register{.names = {"a"}}))->without_addresses);
   EXPECT_EQ(got->names, sent.names);
   for (const LaneKind kind : {LaneKind::kRawSeqpacket, LaneKind::kRawStream})
     EXPECT_EQ(decode_register(encode(Register{.lane_kind = kind, .names = {"a"}}))->lane_kind,

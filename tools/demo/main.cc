@@ -4,6 +4,7 @@
 #include <sys/epoll.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <map>
@@ -199,6 +200,9 @@ int parse_and_run(int argc, char** argv) {
   app.add_flag("--count", options.count, "at the end too, print how many clients came");
   app.add_flag("--quiet", options.quiet, "only say what goes wrong");
   CLI11_PARSE(app, argc, argv);
+  // Who does not say them need not be told them.
+  options.backend.without_addresses = std::ranges::none_of(
+      options.services, [](const std::string& name) { return name == "whoami" || name == "chat"; });
   return Program(std::move(options)).run();
 }
 

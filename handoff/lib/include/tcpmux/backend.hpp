@@ -46,6 +46,7 @@ struct BackendOptions {
   std::uint16_t lanes = 0;
   bool nonblocking = false;
   bool wait_for_mux = false;
+  bool without_addresses = false;
   std::chrono::milliseconds open_timeout{0};
   std::chrono::milliseconds retry_first{0};
   std::chrono::milliseconds retry_last{0};
@@ -174,6 +175,7 @@ class Backend {
     to.lanes = from.lanes;
     to.nonblocking = from.nonblocking ? 1 : 0;
     to.wait_for_mux = from.wait_for_mux ? 1 : 0;
+    to.without_addresses = from.without_addresses ? 1 : 0;
     to.open_timeout_ms = static_cast<int>(from.open_timeout.count());
     to.retry_first_ms = static_cast<int>(from.retry_first.count());
     to.retry_last_ms = static_cast<int>(from.retry_last.count());
