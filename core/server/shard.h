@@ -78,8 +78,10 @@ class Shard final : public HandoffEvents {
   // How long, and how much, we read on after '-', so that no RST overtakes it.
   static constexpr std::int64_t kLinger_ns = 2 * kNanosPerSecond;
   static constexpr std::uint32_t kDrainBytesMax = 4 << 20;
-  // How often those who wait for room are looked at.
-  static constexpr std::int64_t kRetry_ns = 5 * kNanosPerMilli;
+  // How often those who wait for room are looked at: soon, because a backend that is merely busy
+  // makes room all the time; and less often the longer there is none.
+  static constexpr std::int64_t kRetryFirst_ns = kNanosPerMilli / 5;
+  static constexpr std::int64_t kRetryLast_ns = 5 * kNanosPerMilli;
   // After a failed accept; a descriptor may be free by then.
   static constexpr std::int64_t kAcceptPause_ns = 20 * kNanosPerMilli;
   static constexpr int kShedAtOnceMax = 16;
@@ -104,7 +106,7 @@ class Shard final : public HandoffEvents {
   std::int64_t next_deadline_ns() const;
   void expire();
   void retry_waiting();
-  void retry_queue(Queue& queue);
+  bool retry_queue(Queue& queue);
 
   // --- accepting, messages, shutdown (shard_life.h) ---
   void start_accepting(std::uint32_t listener);
@@ -158,6 +160,7 @@ class Shard final : public HandoffEvents {
   std::int64_t now_ns_ = 0;       // read once a turn
   std::int64_t real_now_ns_ = 0;  // the same instant as now_ns_, since 1970
   std::int64_t retry_at_ns_ = kNever_ns;
+  std::int64_t retry_pause_ns_ = kRetryFirst_ns;
   std::uint64_t next_id_;
   bool shutting_down_ = false;
   bool turned_away_ = false;

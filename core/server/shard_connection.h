@@ -189,7 +189,9 @@ void Shard<Io, Sink>::wait_for_room(std::uint32_t slot) {
   if (parked) pool_[slot].was_passed = false;
   if (!queue.holds(slot))
     set_deadline(slot, &queue, parked ? options_.handoff_deadline_ns : options_.room_wait_ns);
-  retry_at_ns_ = std::min(retry_at_ns_, now_ns_ + kRetry_ns);
+  // Two shards without room would pass it to and fro as often as they look at it.
+  const std::int64_t pause_ns = parked ? kRetryLast_ns : retry_pause_ns_;
+  retry_at_ns_ = std::min(retry_at_ns_, now_ns_ + pause_ns);
 }
 
 template <IoBackend Io, HandoffSink Sink>

@@ -170,17 +170,29 @@ void Shard<Io, Sink>::expire() {
 template <IoBackend Io, HandoffSink Sink>
 void Shard<Io, Sink>::retry_waiting() {
   retry_at_ns_ = kNever_ns;
-  retry_queue(parked_);  // they have been told '+': first come, and first served
-  retry_queue(room_);
+  bool room = retry_queue(parked_);  // they have been told '+': first come, and first served
+  room |= retry_queue(room_);
+  retry_pause_ns_ = room ? kRetryFirst_ns : std::min(2 * retry_pause_ns_, kRetryLast_ns);
+  if (parked_.size() + room_.size() > 0) retry_at_ns_ = now_ns_ + retry_pause_ns_;
 }
 
+// True when there was room for somebody.
 template <IoBackend Io, HandoffSink Sink>
-void Shard<Io, Sink>::retry_queue(Queue& queue) {
+bool Shard<Io, Sink>::retry_queue(Queue& queue) {
+  bool room = false;
+  ServiceId full = kNoService;  // nobody need ask for it again
   for (std::uint32_t slot = queue.first(); slot != kNoSlot;) {
     const std::uint32_t next = queue.next(slot);
-    apply(slot, reserve(slot));  // kNoRoom: it stays where it is
+    if (pool_[slot].service != full) {
+      const Event event = reserve(slot);
+      // Where one that was passed may not go, others may.
+      if (event == Event::kNoRoom && !pool_[slot].was_passed) full = pool_[slot].service;
+      room |= event == Event::kRoom;
+      apply(slot, event);  // kNoRoom: it stays where it is
+    }
     slot = next;
   }
+  return room;
 }
 
 }  // namespace tcpmux
