@@ -15,8 +15,7 @@
 namespace tcpmux::handoff {
 namespace {
 
-constexpr std::int64_t kRegisterWithin_ns = 10 * kNanosPerSecond;
-constexpr std::int64_t kTick_ms = 10;
+constexpr std::int64_t kTick_ns = 10 * kNanosPerMilli;
 constexpr std::int64_t kAcceptPause_ns = kNanosPerSecond;
 // Connections of one user that have not registered yet: one user cannot keep all others out.
 constexpr std::ptrdiff_t kSilentPerUserMax = 64;
@@ -34,7 +33,8 @@ Result<std::unique_ptr<Registry>> Registry::open(RegistryOptions options, EventL
                                                   std::move(shards), *std::move(socket)));
   Status added = loop.add(registry->socket_.fd(), [self = registry.get()] { self->accept(); });
   if (!added) return std::unexpected(added.error());
-  loop.add_tick(kTick_ms, [self = registry.get()] { self->tick(); });
+  loop.add_deadline([self = registry.get()] { return self->next_tick_ns(); },
+                    [self = registry.get()] { self->tick(); });
   return registry;
 }
 
@@ -240,7 +240,22 @@ void Registry::flush_outboxes() {
   }
 }
 
+// While something waits that nobody tells us of; else the time at which someone has been silent for
+// too long. A registry at rest does not wake the machine up.
+std::int64_t Registry::next_tick_ns() const {
+  std::int64_t next_ns = accept_paused_until_ns_;
+  bool waits = std::any_of(outboxes_.begin(), outboxes_.end(),
+                           [](const auto& outbox) { return !outbox.empty(); });
+  for (const auto& [id, backend] : backends_) {
+    waits |= backend.welcome_at_version != 0;
+    if (!backend.registered)
+      next_ns = std::min(next_ns, backend.connected_ns + options_.register_within_ns + 1);
+  }
+  return waits ? std::min(next_ns, ticked_at_ns_ + kTick_ns) : next_ns;
+}
+
 void Registry::tick() {
+  ticked_at_ns_ = monotonic_ns();
   flush_outboxes();
   send_due_welcomes();
   const std::int64_t now_ns = monotonic_ns();
@@ -250,7 +265,7 @@ void Registry::tick() {
   }
   std::vector<std::uint64_t> silent;
   for (const auto& [id, backend] : backends_)
-    if (!backend.registered && backend.connected_ns + kRegisterWithin_ns < now_ns)
+    if (!backend.registered && backend.connected_ns + options_.register_within_ns < now_ns)
       silent.push_back(id);
   for (const std::uint64_t id : silent)
     refuse(backends_.at(id),

@@ -48,6 +48,7 @@ struct RegistryOptions {
   std::uint32_t descriptors_max = 0;  // for lanes and connections
   std::uint64_t windows_max = 0;      // sum over all lanes: the kernel's limit of sockets in flight
   std::uint32_t services_max = 0;     // ids that shards have places for
+  std::int64_t register_within_ns = 10 * kNanosPerSecond;  // of connecting (PROTOCOL.md)
 };
 
 class Registry {
@@ -105,6 +106,7 @@ class Registry {
   void refuse(Backend& backend, const Refused& refused);
   void end(std::uint64_t id, const std::string& why);
   void drain(Backend& backend);
+  std::int64_t next_tick_ns() const;
   void tick();
   void post(std::size_t shard, ShardMessage message);
   void flush_outboxes();
@@ -139,6 +141,7 @@ class Registry {
   std::unique_ptr<std::atomic<std::uint64_t>[]> routes_versions_;  // by shard
   std::uint64_t routes_version_ = 0;
   std::uint64_t next_id_ = 1;
+  std::int64_t ticked_at_ns_ = 0;
   std::int64_t accept_paused_until_ns_ = kNever_ns;  // kNever_ns exactly when we listen
   std::uint32_t descriptors_used_ = 0;
   std::uint64_t windows_used_ = 0;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <memory>
 
 #include "core/base/check.h"
 #include "core/base/clock.h"
@@ -32,25 +33,32 @@ void EventLoop::remove(int fd) {
 
 void EventLoop::add_tick(std::int64_t interval_ms, Handler handler) {
   const std::int64_t interval_ns = interval_ms * kNanosPerMilli;
-  ticks_.push_back({interval_ns, monotonic_ns() + interval_ns, std::move(handler)});
+  const auto next_ns = std::make_shared<std::int64_t>(monotonic_ns() + interval_ns);
+  add_deadline([next_ns] { return *next_ns; },
+               [next_ns, interval_ns, work = std::move(handler)] {
+                 *next_ns = monotonic_ns() + interval_ns;
+                 work();
+               });
+}
+
+void EventLoop::add_deadline(std::function<std::int64_t()> at_ns, Handler handler) {
+  deadlines_.push_back({std::move(at_ns), std::move(handler)});
 }
 
 int EventLoop::wait_ms() const {
-  std::int64_t at_ns = kNever_ns;
-  for (const Tick& tick : ticks_)
-    at_ns = std::min(at_ns, tick.at_ns);
-  if (at_ns == kNever_ns) return -1;
-  const std::int64_t left_ns = std::max<std::int64_t>(at_ns - monotonic_ns(), 0);
-  return static_cast<int>((left_ns + kNanosPerMilli - 1) / kNanosPerMilli);
+  std::int64_t next_ns = kNever_ns;
+  for (const Deadline& deadline : deadlines_)
+    next_ns = std::min(next_ns, deadline.at_ns());
+  if (next_ns == kNever_ns) return -1;
+  const std::int64_t left_ns = std::max<std::int64_t>(next_ns - monotonic_ns(), 0);
+  const std::int64_t left_ms = (left_ns + kNanosPerMilli - 1) / kNanosPerMilli;
+  return static_cast<int>(std::min<std::int64_t>(left_ms, INT32_MAX));
 }
 
-void EventLoop::run_ticks() {
+void EventLoop::run_what_is_due() {
   const std::int64_t now_ns = monotonic_ns();
-  for (std::size_t i = 0; i < ticks_.size(); ++i) {
-    if (ticks_[i].at_ns > now_ns) continue;
-    ticks_[i].at_ns = now_ns + ticks_[i].interval_ns;
-    ticks_[i].handler();
-  }
+  for (std::size_t i = 0; i < deadlines_.size(); ++i)
+    if (deadlines_[i].at_ns() <= now_ns) deadlines_[i].handler();
 }
 
 void EventLoop::run() {
@@ -65,7 +73,7 @@ void EventLoop::run() {
       const std::shared_ptr<Handler> handler = found->second;
       (*handler)();
     }
-    run_ticks();
+    run_what_is_due();
   }
 }
 

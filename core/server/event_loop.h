@@ -1,5 +1,5 @@
-// The steward's loop: level-triggered epoll, a handler for each descriptor, one periodic tick. Not
-// for the hot path; it may allocate.
+// The steward's loop: level-triggered epoll, a handler for each descriptor, and handlers for times.
+// Not for the hot path; it may allocate.
 #pragma once
 
 #include <cstdint>
@@ -25,24 +25,26 @@ class EventLoop {
   void remove(int fd);
   // `handler` runs about every `interval_ms`.
   void add_tick(std::int64_t interval_ms, Handler handler);
+  // `handler` runs when the time (monotonic) has come that `at_ns` tells, which is asked before
+  // each wait; kNever_ns: nothing is due.
+  void add_deadline(std::function<std::int64_t()> at_ns, Handler handler);
 
   void run();  // until stop()
   void stop() { stopped_ = true; }
 
  private:
-  struct Tick {
-    std::int64_t interval_ns;
-    std::int64_t at_ns;
+  struct Deadline {
+    std::function<std::int64_t()> at_ns;
     Handler handler;
   };
   explicit EventLoop(OwnFd epoll) : epoll_(std::move(epoll)) {}
   int wait_ms() const;
-  void run_ticks();
+  void run_what_is_due();
 
   OwnFd epoll_;
   // Shared, so that a handler that removes itself lives until it returns.
   std::unordered_map<int, std::shared_ptr<Handler>> handlers_;
-  std::vector<Tick> ticks_;
+  std::vector<Deadline> deadlines_;
   bool stopped_ = false;
 };
 

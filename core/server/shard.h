@@ -98,6 +98,7 @@ class Shard final : public HandoffEvents {
   };
 
   // --- the turn (shard_turn.h) ---
+  void tell_time();
   void handle(const Completion& completion);
   void handle_connection(const Completion& completion);
   Event event_of(Connection& connection, Operation operation, std::int32_t result);
@@ -157,8 +158,10 @@ class Shard final : public HandoffEvents {
   std::vector<Listener> listeners_;
   std::array<Completion, kCompletionsAtOnce> completions_;
 
-  std::int64_t now_ns_ = 0;       // read once a turn
-  std::int64_t real_now_ns_ = 0;  // the same instant as now_ns_, since 1970
+  std::int64_t now_ns_ = 0;         // read once a turn
+  std::int64_t real_now_ns_ = 0;    // the same instant as now_ns_, since 1970
+  std::int64_t real_ahead_ns_ = 0;  // of now_ns_, when it was looked at last
+  std::int64_t real_looked_at_ns_ = kNever_ns;
   std::int64_t retry_at_ns_ = kNever_ns;
   std::int64_t retry_pause_ns_ = kRetryFirst_ns;
   std::uint64_t next_id_;

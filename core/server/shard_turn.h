@@ -33,8 +33,7 @@ Shard<Io, Sink>::Shard(ShardOptions options, std::unique_ptr<Io> io, ShardLinks 
 // messages full and wakes the backend less often; doing so only then costs no latency when idle.
 template <IoBackend Io, HandoffSink Sink>
 void Shard<Io, Sink>::run() {
-  now_ns_ = monotonic_ns();
-  real_now_ns_ = realtime_ns();
+  tell_time();
   io_->watch_wakeups({.operation = Operation::kWakeup}, links_.own.wakeup_fd());
   for (std::uint32_t i = 0; i < listeners_.size(); ++i)
     start_accepting(i);
@@ -46,13 +45,23 @@ void Shard<Io, Sink>::run() {
       sink_.flush(now_ns_);
       count = io_->wait(completions_, next_deadline_ns());
     }
-    now_ns_ = monotonic_ns();
-    real_now_ns_ = realtime_ns();
+    tell_time();
     for (std::size_t i = 0; i < count; ++i)
       handle(completions_[i]);
     if (sink_.waiting_since_ns() < now_ns_ - kFlushAfter_ns) sink_.flush(now_ns_);
     expire();
   }
+}
+
+// Once a turn. The clock of the day is read once a second: how far it is ahead changes slowly.
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::tell_time() {
+  now_ns_ = monotonic_ns();
+  if (real_looked_at_ns_ == kNever_ns || now_ns_ - real_looked_at_ns_ >= kNanosPerSecond) {
+    real_looked_at_ns_ = now_ns_;
+    real_ahead_ns_ = realtime_ns() - now_ns_;
+  }
+  real_now_ns_ = now_ns_ + real_ahead_ns_;
 }
 
 template <IoBackend Io, HandoffSink Sink>

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/base/check.h"
+#include "core/base/clock.h"
 
 namespace tcpmux {
 namespace {
@@ -151,6 +152,27 @@ TEST_F(EventLoopTest, SeveralTicksEachOnItsOwn) {
   loop_->run();
   EXPECT_EQ(seldom, 3);
   EXPECT_GE(often, 3);
+}
+
+// Nothing is due until a descriptor's handler says so; then it is, until it says otherwise.
+TEST_F(EventLoopTest, ADeadlineIsAskedForBeforeEachWait) {
+  Pipe pipe;
+  pipe.write();
+  std::int64_t at_ns = kNever_ns;
+  int due = 0;
+  ASSERT_TRUE(loop_->add(pipe.out.get(), [&] {
+    pipe.read();
+    EXPECT_EQ(due, 0);
+    at_ns = monotonic_ns() + 2 * kNanosPerMilli;
+  }));
+  loop_->add_deadline([&] { return at_ns; },
+                      [&] {
+                        EXPECT_GE(monotonic_ns(), at_ns);
+                        at_ns = ++due < 3 ? monotonic_ns() : kNever_ns;
+                        if (due == 3) loop_->stop();
+                      });
+  loop_->run();
+  EXPECT_EQ(due, 3);
 }
 
 TEST_F(EventLoopTest, TicksComeThoughADescriptorIsAlwaysReady) {

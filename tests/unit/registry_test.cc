@@ -146,6 +146,24 @@ TEST(Registry, RefusesAndSaysWhy) {
   EXPECT_EQ(world.news().order, "") << "no shard has heard of any of it";
 }
 
+// Who has registered may be silent for as long as they like.
+TEST(Registry, SilenceIsRefused) {
+  RegistryOptions options = roomy();
+  options.register_within_ns = 100 * kNanosPerMilli;
+  RegistryWorld world(options);
+  Peer speaks(world.path());
+  expect_welcome(world.ask(speaks, echo_with(1)));
+  Peer silent(world.path());
+  const std::int64_t before_ns = monotonic_ns();
+  const Told told = world.hear(silent);
+  ASSERT_FALSE(told.ended);
+  EXPECT_GE(monotonic_ns(), before_ns + options.register_within_ns);
+  EXPECT_EQ(told.type(), MessageType::kRefuse);
+  EXPECT_NE(decode_refuse(told.message)->reason.find("no Register came"), std::string::npos);
+  EXPECT_TRUE(world.hear(silent).ended);
+  EXPECT_EQ(world.backend_count(), 1U);
+}
+
 TEST(Registry, RegistersOnce) {
   RegistryWorld world(roomy());
   Peer peer(world.path());
