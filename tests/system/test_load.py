@@ -301,7 +301,17 @@ class Modes(LoadTest):
             self.assertEqual((report["completed"], self.failures(report)), (0, {}))
             eventually(lambda: len(daemon.descriptors()) <= before, "the daemon is rid of them")
 
-    def test_what_cannot_be_held_is_told(self):
+    def test_not_all_can_be_held(self):
+        """Who waits for "holding" is not kept waiting."""
+        short = socket.create_server(("127.0.0.1", 0), backlog=3)
+        self.addCleanup(short.close)
+        words = ["--hold", "--kind", "silent", "--connections", 20, "--timeout", 500]
+        child = self.start_load(short.getsockname(), *words)
+        self.assertEqual(child.wait_exit(), 1)
+        self.assertNotIn("holding", child.text())
+        self.assertGreater(self.json_of(child)["failures"]["timed_out"], 0)
+
+    def test_what_is_held_and_closed_is_told(self):
         address = self.server(lambda connection, _: None)
         words = ["--hold", "--kind", "silent", "--connections", 5, "--duration", 30]
         self.assertGreater(self.load(address, *words, status=1)["failures"]["closed_early"], 0)

@@ -35,8 +35,11 @@ double us(std::int64_t time_ns) {
   return rounded(static_cast<double>(time_ns) / 1000);
 }
 
+// Of those that completed; where none did, of those that were begun.
 double per_connection(double total, const Measured& measured) {
-  return total / static_cast<double>(std::max<std::uint64_t>(measured.tally.started, 1));
+  const std::uint64_t completed = measured.tally.completed();
+  const std::uint64_t count = completed > 0 ? completed : measured.tally.started;
+  return total / static_cast<double>(std::max<std::uint64_t>(count, 1));
 }
 
 double us_per_connection(std::int64_t total_ns, const Measured& measured) {

@@ -67,13 +67,15 @@ class Worker {
       begin_due(schedule);
       expire();
       if (holding_over()) let_go();
-      if (slots_.taken_count() == 0 && schedule.over(now_ns_)) return std::move(tally_);
+      if (slots_.taken_count() == 0 && schedule.over(now_ns_)) break;
       const std::size_t count = io_.wait(completions_, wake_ns(schedule));
       now_ns_ = tcpmux::monotonic_ns();
       session_over_ = now_ns_ >= until_ns_ || options_.stop->load(std::memory_order_relaxed);
       for (std::size_t i = 0; i < count; ++i)
         handle(completions_[i]);
     }
+    io_.wait({}, now_ns_);  // what was closed last is closed now
+    return std::move(tally_);
   }
 
  private:
@@ -85,7 +87,6 @@ class Worker {
     std::uint8_t in_flight = 0;  // operations
     bool connected = false;
     bool ending = false;  // with `outcome`, when none is in flight
-    bool held = false;
     Outcome outcome = Outcome::kCompleted;
     std::int64_t start_ns = 0;  // intended
     std::int64_t begun_ns = 0;
@@ -116,21 +117,24 @@ class Worker {
         count(kind, Outcome::kTimedOut);
         continue;
       }
-      begin(kind, start->start_ns, schedule.begun() + options_.first_number);
+      // Without a port or a descriptor, others have to end before the next can begin.
+      if (!begin(kind, start->start_ns, schedule.begun() + options_.first_number)) return;
       now_ns_ = tcpmux::monotonic_ns();  // an engine may connect on the spot
     }
   }
 
-  void begin(Kind kind, std::int64_t start_ns, std::uint64_t number) {
+  bool begin(Kind kind, std::int64_t start_ns, std::uint64_t number) {
     const int fd = options_.dialer->make_socket(number, Io::kSocketFlags);
-    if (fd < 0) return count(kind, Outcome::kLocal);
+    if (fd < 0) {
+      count(kind, Outcome::kLocal);
+      return false;
+    }
     const std::uint32_t slot = slots_.take();
     TCPMUX_CHECK(slot != tcpmux::kNoSlot, "the schedule begins no more than there are slots");
     Connection& connection = slots_[slot];
     connection.fd = fd;
     connection.connected = false;
     connection.ending = false;
-    connection.held = false;
     connection.start_ns = start_ns;
     connection.begun_ns = connection.said_ns = now_ns_;
     progress_.open.add();
@@ -139,7 +143,8 @@ class Worker {
     io_.connect(slot, fd,
                 {.address = options_.dialer->target(), .size = options_.dialer->target_size()});
     const Step step = connection.dialogue.begin(*options_.script, kind, number);
-    if (step.what != Step::What::kWait) perform(slot, step);
+    perform(slot, step);
+    return true;
   }
 
   // --- what happens ---
@@ -223,9 +228,7 @@ class Worker {
   // --- holding ---
 
   void hold_if_wanted(std::uint32_t slot) {
-    Connection& connection = slots_[slot];
-    if (!options_.script->options().hold || !connection.dialogue.is_waiting()) return;
-    connection.held = true;
+    if (!options_.script->options().hold || !slots_[slot].dialogue.is_waiting()) return;
     deadlines_.leave(slot);
     progress_.held.add();
   }
