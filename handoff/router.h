@@ -85,6 +85,10 @@ class Router {
     std::uint32_t first = kNoLane;  // serving and stalled lanes of this shard, by next_for
     std::uint64_t shards = 0;       // who has lanes for it, this shard included
     std::uint32_t backends = 0;
+    // The lane that was chosen last, for so many more sockets until the next flush().
+    std::uint32_t chosen = kNoLane;
+    std::uint32_t chosen_left = 0;
+    std::uint64_t chosen_in = 0;  // choices_, when it was
   };
 
   // --- lanes (router_lanes.h) ---
@@ -108,6 +112,7 @@ class Router {
 
   // --- sending (router.h, below) ---
   Lane& lane_at(std::uint32_t index) { return *lanes_[index]; }
+  bool choice_holds(const Route& route) const;
   void settle(Lane& lane, std::int64_t now_ns);
   bool send_list(std::uint32_t index, std::int64_t now_ns);
   bool send_message(std::uint32_t index, std::int64_t now_ns);
@@ -134,6 +139,7 @@ class Router {
   std::array<std::byte, kMessageBytesMax> taken_back_payload_;
   std::int64_t waiting_since_ns_ = kNever_ns;
   std::int64_t next_tick_ns_ = kNever_ns;
+  std::uint64_t choices_ = 0;     // counts up when chosen lanes are to be chosen anew
   std::uint32_t held_ = 0;        // sockets collected, in all lanes
   std::uint32_t gone_ = 0;        // lanes whose backend is gone, not yet given back
   std::uint32_t lanes_used_ = 0;  // numbers from here on were never used
@@ -159,13 +165,24 @@ void Router<Io>::settle(Lane& lane, std::int64_t now_ns) {
     lane.on_probation = false;
 }
 
-// The lane with the most room wins. A queue's length is asked of the kernel only where the count of
+template <IoBackend Io>
+bool Router<Io>::choice_holds(const Route& route) const {
+  return route.chosen_left > 0 && route.chosen_in == choices_ && lanes_[route.chosen]->room() > 0;
+}
+
+// The lane with the most room wins, and goes on winning until its message is full or the lanes are
+// flushed: what costs is messages, and the backends that they wake. A queue's length is asked of the kernel only where the count of
 // what was sent says that it may be long.
 template <IoBackend Io>
 Reservation Router<Io>::reserve(ServiceId service, std::int64_t now_ns) {
   using Kind = Reservation::Kind;
   if (service >= routes_.size()) return {Kind::kNoBackend, 0};
-  const Route& route = routes_[service];
+  Route& route = routes_[service];
+  if (choice_holds(route)) {
+    --route.chosen_left;
+    ++lane_at(route.chosen).reserved;
+    return {Kind::kRoom, route.chosen};
+  }
   std::uint32_t best = kNoLane;
   std::uint32_t best_room = 0;
   bool all_stalled = true;
@@ -184,6 +201,9 @@ Reservation Router<Io>::reserve(ServiceId service, std::int64_t now_ns) {
     }
   }
   if (best != kNoLane) {
+    route.chosen = best;
+    route.chosen_left = lane_at(best).setup.batch - 1u;
+    route.chosen_in = choices_;
     ++lane_at(best).reserved;
     return {Kind::kRoom, best};
   }
@@ -234,6 +254,7 @@ void Router<Io>::hand_off(std::uint32_t slot, std::int64_t now_ns) {
 template <IoBackend Io>
 void Router<Io>::flush(std::int64_t now_ns) {
   waiting_since_ns_ = kNever_ns;
+  ++choices_;
   std::size_t kept = 0;
   for (std::size_t i = 0; i < unsent_.size(); ++i) {
     const std::uint32_t index = unsent_[i];

@@ -60,6 +60,7 @@ template <IoBackend Io>
 void Router<Io>::unlink(std::uint32_t index) {
   Lane& lane = lane_at(index);
   if (!std::exchange(lane.linked, false)) return;
+  ++choices_;
   for (std::size_t i = 0; i < lane.setup.services.size(); ++i) {
     const ServiceId service = lane.setup.services[i];
     std::uint32_t* at = &routes_[service].first;

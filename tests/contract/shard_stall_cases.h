@@ -14,7 +14,8 @@ constexpr std::int64_t kStall_ms = 120;
 
 // As many clients, all told '+' in one turn of the shard: before the lane can have stalled.
 template <class Io>
-std::vector<OwnFd> accepted_at_once(World<Io>& world, std::size_t count, std::uint32_t shard = 0) {
+std::vector<OwnFd> accepted_at_once(World<Io>& world, std::size_t count, std::uint32_t shard = 0,
+                                    std::uint64_t before = 0) {
   std::vector<OwnFd> clients;
   Io::gate.hold(world.shards(), [&] {
     for (std::uint32_t i = 0; i < world.shards(); ++i)
@@ -25,8 +26,26 @@ std::vector<OwnFd> accepted_at_once(World<Io>& world, std::size_t count, std::ui
   Io::gate.release();
   for (const OwnFd& client : clients)
     EXPECT_EQ(read_line(client), "+\r\n");
-  EXPECT_TRUE(world.comes(&ShardCounters::handed_off, count));
+  EXPECT_TRUE(world.comes(&ShardCounters::handed_off, before + count));
   return clients;
+}
+
+// Not a stall, but it takes a turn that sees several clients, too. On a machine that is slow enough
+// the lanes are flushed, and the choice ends, before they are all served: then again.
+TYPED_TEST(ShardStall, AMessageIsFilledBeforeAnotherIsBegun) {
+  auto& world = this->make_world();
+  std::array<Backend, 2> backends = {world.add_backend({.window = 64, .batch = 4}),
+                                     world.add_backend({.window = 64, .batch = 4})};
+  bool together = false;
+  for (int round = 0; round < 100 && !together; ++round) {
+    const std::uint64_t before = world.count(&ShardCounters::handed_off);
+    const std::vector<OwnFd> clients = accepted_at_once(world, 4, 0, before);
+    for (Backend& backend : backends) {
+      backend.receive_now();
+      together |= std::exchange(backend.received, {}).size() == 4;
+    }
+  }
+  EXPECT_TRUE(together);
 }
 
 // Nothing is left in the backend's lane but a probe, and when that is taken the lane serves again.
