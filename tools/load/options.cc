@@ -3,7 +3,11 @@
 #include <sched.h>
 
 #include <CLI/CLI.hpp>
+#include <climits>
+#include <initializer_list>
 #include <iostream>
+#include <memory>
+#include <string>
 
 #include "tools/load/dial.h"
 
@@ -11,6 +15,7 @@ namespace load {
 namespace {
 
 constexpr std::uint32_t kConnectionsMax = 60'000;
+constexpr std::uint64_t kCountMax = std::uint64_t{1} << 62;
 constexpr std::uint32_t kBytesMax = 1024 * 1024;
 constexpr std::uint32_t kSourceAddressesMax = 65'000;
 constexpr std::uint32_t kThreadsMax = 256;
@@ -56,6 +61,22 @@ struct Flags {
   double duration_seconds = 0;
 };
 
+// Checks that say what is wrong, and are silent in the help, where they would be in the way.
+template <class Number>
+CLI::Validator in_range(Number least, Number most) {
+  return CLI::Range(least, most).description("");
+}
+CLI::Validator one_of(std::initializer_list<std::string> words) {
+  return CLI::IsMember(words).description("");
+}
+
+// Of an option only its name and what it wants; what excludes what is said when it matters.
+class Formatter : public CLI::Formatter {
+  std::string make_option_opts(const CLI::Option* option) const override {
+    return option->get_type_size() == 0 ? "" : " " + option->get_type_name();
+  }
+};
+
 void add_what(CLI::App& app, Options& options, Flags& flags) {
   app.add_option("target", flags.target, "Where to connect to: 127.0.0.1:4001, [::1]:4001")
       ->required()
@@ -68,47 +89,53 @@ void add_what(CLI::App& app, Options& options, Flags& flags) {
   app.add_option("--kind", flags.kinds, "What connections do; see below (default handshake)")
       ->type_name("KIND[=WEIGHT],...");
   app.add_option("--messages", options.messages, "Of a session (default 10)")
-      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 62, "N"));
+      ->check(in_range(std::uint64_t{0}, kCountMax))
+      ->type_name("N");
   app.add_option("--bytes", options.bytes, "Of a message (default 64)")
-      ->check(CLI::Range(1U, kBytesMax));
+      ->check(in_range(1U, kBytesMax))
+      ->type_name("N");
   app.add_flag("--direct", options.direct,
                "No handshake: straight to the session, of a server without a mux");
   app.add_option("--close", flags.close, "How we close: fin or rst (default fin)")
-      ->check(CLI::IsMember({"fin", "rst"}))
+      ->check(one_of({"fin", "rst"}))
       ->type_name("HOW");
 }
 
 void add_how_many(CLI::App& app, Options& options, Flags& flags) {
   CLI::Option* const connections =
       app.add_option("--connections", options.connections, "So many at once (default 64)")
-          ->check(CLI::Range(1U, kConnectionsMax));
+          ->check(in_range(1U, kConnectionsMax))
+          ->type_name("N");
   CLI::Option* const rate =
       app.add_option("--rate", options.rate,
                      "Open loop: so many new ones a second, at constant intervals")
-          ->check(CLI::Range(0.001, kRateMax));
+          ->check(in_range(0.001, kRateMax))
+          ->type_name("R");
   CLI::Option* const backlog =
       app.add_option("--backlog", flags.backlog,
                      "Capacity: so many wait, line sent, before a stopped server; with --stop")
-          ->check(CLI::Range(1U, kConnectionsMax))
+          ->type_name("N")
+          ->check(in_range(1U, kConnectionsMax))
           ->excludes(connections)
           ->excludes(rate);
   app.add_option("--stop", options.stop, "The server's process, to be stopped and continued")
-      ->check(CLI::PositiveNumber)
+      ->check(in_range(1, INT_MAX))
       ->needs(backlog)
       ->type_name("PID");
   CLI::Option* const duration =
       app.add_option("--duration", flags.duration_seconds, "Measured seconds (default 10)")
-          ->check(CLI::Range(0.001, kSecondsMax))
+          ->check(in_range(0.001, kSecondsMax))
           ->excludes(backlog)
           ->type_name("S");
   CLI::Option* const count =
       app.add_option("--count", options.count, "Instead: so many connections")
-          ->check(CLI::PositiveNumber)
+          ->check(in_range(std::uint64_t{1}, kCountMax))
           ->excludes(duration)
-          ->excludes(backlog);
+          ->excludes(backlog)
+          ->type_name("N");
   CLI::Option* const warm_up =
       app.add_option("--warm-up", options.warm_up_seconds, "Seconds before the measuring begins")
-          ->check(CLI::Range(0.0, kSecondsMax))
+          ->check(in_range(0.0, kSecondsMax))
           ->excludes(backlog)
           ->type_name("S");
   app.add_flag("--hold", flags.hold,
@@ -118,27 +145,29 @@ void add_how_many(CLI::App& app, Options& options, Flags& flags) {
       ->excludes(count)
       ->excludes(warm_up);
   app.add_option("--timeout", options.timeout_ms, "For a whole connection (default 10000)")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{86'400'000}))
+      ->check(in_range(std::int64_t{1}, std::int64_t{86'400'000}))
       ->type_name("MS");
 }
 
 void add_client(CLI::App& app, Options& options, Flags& flags) {
   app.add_option("--threads", options.threads, "One for each core (default 1)")
-      ->check(CLI::Range(1U, kThreadsMax));
+      ->check(in_range(1U, kThreadsMax))
+      ->type_name("N");
   app.add_option("--pin", options.pin, "Cores for the threads, in turn")
       ->delimiter(',')
-      ->check(CLI::Range(0, CPU_SETSIZE - 1))
+      ->check(in_range(0, CPU_SETSIZE - 1))
       ->allow_extra_args(false)
       ->type_name("CORE,...");
   app.add_option("--source-addresses", options.source_addresses,
                  "Spread over 127.0.0.1 and on (default 16; IPv4 only)")
-      ->check(CLI::Range(1U, kSourceAddressesMax));
+      ->type_name("N")
+      ->check(in_range(1U, kSourceAddressesMax));
   app.add_flag("--any-address", options.any_address, "Allow a target that is not this machine");
   app.add_option("--engine", flags.engine, "auto (default), io_uring or epoll")
-      ->check(CLI::IsMember({"auto", "io_uring", "epoll"}))
+      ->check(one_of({"auto", "io_uring", "epoll"}))
       ->type_name("ENGINE");
   app.add_option("--cpu-of", options.cpu_of, "A process whose cost is to be told; repeatable")
-      ->check(CLI::PositiveNumber)
+      ->check(in_range(1, INT_MAX))
       ->allow_extra_args(false)
       ->type_name("PID");
   app.add_flag("--json", options.json, "The summary as one JSON object");
@@ -226,6 +255,7 @@ ParsedOptions parse_options(int argc, const char* const* argv) {
   Flags flags;
   CLI::App app(kDescription, "tcpmux-load");
   app.footer(kFooter);
+  app.formatter(std::make_shared<Formatter>());
   app.get_formatter()->column_width(34);
   app.set_help_flag("--help,-h", "Print this and exit");
   app.set_version_flag("--version", std::string("tcpmux-load ") + TCPMUX_VERSION,
