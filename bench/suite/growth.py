@@ -33,7 +33,8 @@ def idle_point(engine, value, connections):
 
 def measure(run, subject, running):
     """Capacity and steady on one start, beside `subject.idle` half-open handshakes."""
-    holder = run.load.hold(running, subject.idle) if subject.idle else None
+    settle_seconds = run.sizes["settle_seconds"]
+    holder = run.load.hold(running, subject.idle, settle_seconds) if subject.idle else None
     try:
         backlog = min(run.sizes["backlog"], subject.backlog_max)
         stopped = [f"--backlog={backlog}", f"--stop={running.server}", "--service=discard"]

@@ -63,12 +63,16 @@ class Load:
                 raise LeftOut(f"it does not serve: {failures(result)}")
             time.sleep(0.02)
 
-    def hold(self, running, count):
-        """Half a request line on each of `count` connections, until the child is stopped."""
+    def hold(self, running, count, settle_seconds):
+        """Half a request line on each of `count` connections, until the child is stopped. They
+        are connected when the kernel says so; the server, which may sleep, is given time to
+        accept and read them."""
         arguments = ["--hold", "--kind=half", f"--connections={count}", "--duration=600"]
         holder = Child(self.command(running.port, arguments), [self.place.client_core])
         try:
             holder.wait_for(rf"holding {count}\n")
+            time.sleep(settle_seconds)
+            holder.check()
         except BaseException:
             holder.stop()
             raise

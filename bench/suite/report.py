@@ -4,6 +4,7 @@ import json
 
 from suite import growth, plots, tables
 from suite.figures import Rounds, failures, worst_foreign_load
+from suite.servers import SMALLEST_CONNECTIONS
 from suite.targets import ENGINES, compare_rows, growth_rows, values, verdict
 from suite.topics import ALL
 
@@ -197,7 +198,8 @@ def memory_section(raw, folder):
         "What the server's private memory in user space grows by for a connection that has sent "
         "half a line (Private_Clean and Private_Dirty of /proc/PID/smaps_rollup, with all child "
         "processes). What the kernel holds for the sockets is the same for all and not included. "
-        "A server that takes its memory at start grows by what it touches first. nginx, which does "
+        f"tcpmuxd takes its memory at start, so without any is told of one with room for "
+        f"{SMALLEST_CONNECTIONS}; with them, of one with room for 8,192, as by default. nginx, which does "
         "not read the line, holds a connection to its backend as well."
     )
     return section(

@@ -13,6 +13,7 @@ from suite.place import TEMPLATES
 from suite.processes import KERNEL_REFUSES, Child, LeftOut
 
 BACKLOG_MAX = 3500
+SMALLEST_CONNECTIONS = 64
 
 
 @dataclasses.dataclass
@@ -26,6 +27,7 @@ class Subject:
     at_once_max: int = BACKLOG_MAX  # connections at a time
     large_share: float = 1.0  # of the large messages of a session, for who is very slow with them
     remark: str = ""
+    smallest: typing.Any = None  # the same with memory for few handshakes, where that is set
 
 
 class Running:
@@ -80,7 +82,7 @@ class Daemon:
     backends: int = 1
     batch: int = 0  # 0: the library's own
     deadline_ms: int = 600_000  # of a handshake: idle ones are to stay
-    connections: int = 9_000
+    connections: int = 8_192  # as by default
     config: pathlib.Path | None = None
 
     def start(self, place, running):
@@ -111,7 +113,9 @@ class Daemon:
 
 def tcpmuxd(engine, coalesce=False):
     name = f"tcpmuxd {engine}{', coalesced' if coalesce else ''}"
-    return Subject(name, Daemon(engine, coalesce).start, sessions=not coalesce)
+    smallest = Subject(name, Daemon(engine, connections=SMALLEST_CONNECTIONS).start)
+    start = Daemon(engine, coalesce).start
+    return Subject(name, start, sessions=not coalesce, smallest=smallest)
 
 
 # --- the least that is possible ---

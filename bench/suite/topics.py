@@ -7,7 +7,7 @@ import typing
 from suite.load import Load
 from suite.peers import FORKING, PROXIES, XINETD
 from suite.processes import LeftOut, private_bytes
-from suite.servers import BARE, BACKLOG_MAX, OURS, direct
+from suite.servers import BACKLOG_MAX, BARE, OURS, direct, started
 
 SETTLE = ["--warm-up=0.3"]
 
@@ -123,12 +123,20 @@ SESSION_LEFT_OUT = {
 # --- memory ---
 
 
+def bytes_without(run, subject, running):
+    """Where memory for all handshakes is taken at start, what is taken for few."""
+    if subject.smallest is None:
+        return private_bytes(running.server)
+    with started(run.place, subject.smallest) as smallest:
+        return private_bytes(smallest.server)
+
+
 def measure_memory(run, subject, running):
     count = min(run.sizes["idle"], 8000 if subject.event_driven else 100)
     if subject.at_once_max < BACKLOG_MAX:
         count = min(count, subject.at_once_max)
-    before = private_bytes(running.server)
-    holder = run.load.hold(running, count)
+    before = bytes_without(run, subject, running)
+    holder = run.load.hold(running, count, run.sizes["settle_seconds"])
     try:
         after = private_bytes(running.server)
     finally:
