@@ -245,8 +245,9 @@ void EpollBackend::unwatch(int fd, Record& record) {
 
 // --- the turn of the loop ---
 
+// Right after a poll that has seen all that was ready, another one is a system call for nothing.
 std::size_t EpollBackend::reap(std::span<Completion> completions) {
-  if (queue_.size() == 0) poll(0);
+  if (queue_.size() == 0 && !std::exchange(seen_all_, false)) poll(0);
   return queue_.take(completions);
 }
 
@@ -266,6 +267,7 @@ int EpollBackend::poll(int timeout_ms) {
     TCPMUX_CHECK(errno == EINTR, "epoll_wait fails only by a signal");
     return 0;
   }
+  seen_all_ = static_cast<std::size_t>(count) < events_.size();
   for (int i = 0; i < count; ++i)
     handle(events_[static_cast<std::size_t>(i)]);
   return count;
@@ -318,6 +320,7 @@ void EpollBackend::accept_waiting(int fd, Record& record) {
     --accepts_left_;
     queue_.push({.tag = record.parked.tag, .result = accepted, .more = true});
   }
+  seen_all_ = false;  // more may wait
 }
 
 void EpollBackend::read_wakeup(int fd, const Record& record) {

@@ -100,6 +100,7 @@ class EpollBackend final : public ImmediateCalls {
   OwnFd epoll_;
   LazyArray<Record> records_;
   CompletionQueue queue_;
+  bool seen_all_ = false;           // by the last poll, and reap() has not said so yet
   std::uint32_t accepts_left_ = 0;  // in this turn, of all listeners
   std::array<epoll_event, 256> events_{};
 };
