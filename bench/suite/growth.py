@@ -3,7 +3,7 @@
 import dataclasses
 
 from suite.servers import BACKLOG_MAX, Daemon, Subject
-from suite.topics import SETTLE, Topic
+from suite.topics import WARM_UP, Topic
 
 ENGINES = ["io_uring", "epoll"]
 IDLE_WANTED = 15_000
@@ -42,7 +42,7 @@ def measure(run, subject, running):
         loop = [f"--connections={run.sizes['at_once']}", "--service=discard"]
         loop += [
             f"--duration={run.sizes['growth_seconds']}",
-            *([] if run.sizes["small"] else SETTLE),
+            *([] if run.sizes["small"] else WARM_UP),
         ]
         return {"capacity": capacity, "steady": run.load.run(running, *loop)}
     finally:

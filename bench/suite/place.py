@@ -14,6 +14,7 @@ from suite.processes import LeftOut, kernel_thread, read
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PEERS = ROOT / "build-peers"  # bench/setup puts them there
+DESCRIPTORS_MAX = 40_000  # enough; nginx takes memory for as many as it is told
 TEMPLATES = ROOT / "bench/peers"
 
 
@@ -25,7 +26,7 @@ class Place:
         self.cores = sorted(os.sched_getaffinity(0))
         self.server_core, self.client_core = self.cores[0], self.cores[-1]
         self.softirq_thread = kernel_thread(f"ksoftirqd/{self.server_core}")
-        self.descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        self.descriptors = min(DESCRIPTORS_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
     def program(self, name):
         for folder in (self.build / "bin", self.build / "bench"):
@@ -73,7 +74,7 @@ def foreign_load(before, own_us):
 def about(build, command):
     return {
         "machine": machine(),
-        "kernel": platform.release(),
+        "kernel": ".".join(platform.release().split(".")[:2]),
         "commit": commit(build),
         "build": f"{build_type(build)} build",
         "command": command,

@@ -96,9 +96,10 @@ round every server in turn is started anew, and every second round goes in the o
 Figures are medians of {sizes["rounds"]} rounds, with the least and the greatest in brackets; ratios
 are those of medians. CPU is that of all threads of the server and of its core's softirq thread, as
 the scheduler counts it; of a forking server also that of its children. tcpmuxd runs one shard, with
-all checks, counters and logs as by default, and limits so high that nobody is refused. Behind every
-server but the bare loops stands the same backend (`bench/backend.cc`). "Bare" is the bare loop that
-is better at the figure in question.
+all checks, counters and logs as by default, and limits so high that nobody is refused. The same
+backend (`bench/backend.cc`), which asks tcpmuxd for no addresses, stands behind every server but the
+bare loops, whose receiver is their own, and those that start a process, which is `true`. "Bare" is
+the bare loop that is better at the figure in question.
 
 {checked(raw)}
 
@@ -195,6 +196,7 @@ def session_section(raw, folder):
 
 def memory_section(raw, folder):
     question = (
+        f"{raw['sizes']['memory_rounds']} rounds. "
         "What the server's private memory in user space grows by for a connection that has sent "
         "half a line (Private_Clean and Private_Dirty of /proc/PID/smaps_rollup, with all child "
         "processes). What the kernel holds for the sockets is the same for all and not included. "

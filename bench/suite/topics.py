@@ -9,7 +9,7 @@ from suite.peers import FORKING, PROXIES, XINETD
 from suite.processes import LeftOut, private_bytes
 from suite.servers import BACKLOG_MAX, BARE, OURS, direct, started
 
-SETTLE = ["--warm-up=0.3"]
+WARM_UP = ["--warm-up=0.3"]
 
 
 @dataclasses.dataclass
@@ -67,7 +67,7 @@ CAPACITY_LEFT_OUT = {
 def measure_steady(run, subject, running):
     at_once = min(run.sizes["at_once"], subject.at_once_max)
     # What children used is known in sum only, so a warm-up would be counted in.
-    warm_up = SETTLE if subject.event_driven and not run.sizes["small"] else []
+    warm_up = WARM_UP if subject.event_driven and not run.sizes["small"] else []
     loop = [f"--connections={at_once}", f"--duration={run.sizes['steady_seconds']}"]
     return run.load.run(running, *loop, *warm_up, *from_where(subject), "--service=discard")
 
@@ -76,7 +76,7 @@ def measure_steady(run, subject, running):
 
 
 def slowest_steady(run, subjects):
-    """The lowest median rate; by one short round where the topic was not measured."""
+    """The lowest median rate of those that were measured."""
     rounds = run.topics.get("steady", {}).get("rounds", [])
     rates = []
     for subject in subjects:
