@@ -55,7 +55,7 @@ struct Config {
     std::uint32_t window_max = 1024;     // handoffs that may wait in one lane
     std::uint32_t stall_ms = 2'000;      // a queue that does not move for so long is taken back
     std::uint32_t deadline_ms = 10'000;  // after '+': no backend for so long, and it is closed
-    std::uint32_t room_wait_ms = 100;    // before '+': no place for so long, and it is "-busy"
+    std::uint32_t room_wait_ms = 1000;   // before '+': no place for so long, and it is "-busy"
   } handoff;
 
   bool help_enabled = true;

@@ -9,7 +9,7 @@ from backend import RAW_SEQPACKET, RAW_STREAM, Ended, receive_message
 from harness import Child, Client, Ending, SystemTest, eventually, main, on_both_engines
 
 # Nothing is thought stalled, and what no backend is left for is soon given up.
-HANDOFF = {"handoff": {"stall_ms": 60_000, "deadline_ms": 500}}
+HANDOFF = {"handoff": {"stall_ms": 60_000, "deadline_ms": 500, "room_wait_ms": 100}}
 ECHO = {"services": {"echo": {}}, **HANDOFF}
 DAYTIME = os.path.join(
     os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools", "demo", "daytime.py"
@@ -267,7 +267,7 @@ class Window(SystemTest):
         self.assertEqual(backend.receive().source, second.name)
 
     def test_windows_are_bounded(self):
-        config = {**ECHO, "handoff": {"window_max": 8}}
+        config = {**ECHO, "handoff": {"window_max": 8, "room_wait_ms": 100}}
         daemon = self.start_daemon(config, shards=1)
         for asked, granted in [(1000, 8), (0, 8), (4, 4), (8, 8)]:
             with self.subTest(asked=asked):

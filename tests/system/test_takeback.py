@@ -11,7 +11,10 @@ from load import Load
 SERVICES = {"services": {"echo": {}}}
 # Nothing is thought stalled, and nothing given up, while a test looks.
 PATIENT = {"handoff": {"stall_ms": 60_000, "deadline_ms": 60_000}, **SERVICES}
-QUICK_STALL = {"handoff": {"stall_ms": 300, "deadline_ms": 60_000}, **SERVICES}
+QUICK_STALL = {
+    "handoff": {"stall_ms": 300, "deadline_ms": 60_000, "room_wait_ms": 100},
+    **SERVICES,
+}
 TAKEN, QUEUED = 5, 15
 
 
