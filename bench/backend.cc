@@ -126,7 +126,8 @@ class Connection {
     const std::string_view bytes(buffer_.data(), filled_);
     const std::size_t end = bytes.find("\r\n");
     if (end == std::string_view::npos) return filled_ < buffer_.size();
-    ::send(socket_, kReply.data(), kReply.size(), MSG_NOSIGNAL);  // fits: nothing was sent before
+    // It fits, because nothing was sent before; and a client that has gone shows when it is read.
+    ::send(socket_, kReply.data(), kReply.size(), MSG_NOSIGNAL);
     if (end != 4 || ::strncasecmp(buffer_.data(), "echo", 4) != 0) return false;
     sent_ = end + 2;
     begin_session();
