@@ -19,6 +19,7 @@ constexpr std::uint32_t kCompletionsMin = 4096;
 // The kernel's bound (IORING_MAX_CQ_ENTRIES), beyond which IORING_SETUP_CLAMP makes it 2^16.
 constexpr std::uint32_t kCompletionsMax = 1U << 16;
 constexpr std::uint32_t kDrainBytes = 64 * 1024;
+constexpr std::size_t kAcceptsAtOnce = 64;
 
 unsigned submissions_for(const IoLimits& limits) {
   return std::bit_ceil(std::clamp(limits.operations_max, kSubmissionsMin, kSubmissionsMax));
@@ -42,9 +43,12 @@ Result<std::unique_ptr<UringBackend>> UringBackend::create(const IoLimits& limit
   return backend;
 }
 
-// What waits is ended, so that the kernel no longer
-// writes to buffers that go with us; and connections that nobody will hear of are closed.
+// What waits is ended, so that the kernel no longer writes to buffers that go with us; and
+// connections that nobody will hear of are closed.
 UringBackend::~UringBackend() {
+  Completion accepted;
+  while (accepted_.take({&accepted, 1}) > 0)
+    if (accepted.result >= 0) ::close(accepted.result);
   if (!ring_.is_open()) return;
   TCPMUX_CHECK(ring_.on_its_thread(), "an io_uring engine ends on the thread that made it");
   ring_.enter();
@@ -204,7 +208,7 @@ std::size_t UringBackend::reap(std::span<Completion> completions) {
 
 std::size_t UringBackend::wait(std::span<Completion> completions, std::int64_t deadline_ns) {
   for (;;) {
-    if (ring_.ready() > 0) {
+    if (accepted_.size() > 0 || ring_.ready() > 0) {
       if (const std::size_t count = reap(completions); count > 0) return count;
     }
     const std::int64_t left_ns =
@@ -217,12 +221,25 @@ std::size_t UringBackend::wait(std::span<Completion> completions, std::int64_t d
   }
 }
 
+// The kernel accepts all who wait, at once. Handing them out a few at a time lets the rest of a
+// connection's way follow while it is still in the cache.
 std::size_t UringBackend::take(std::span<Completion> completions) {
+  std::size_t given =
+      accepted_.take(completions.first(std::min(completions.size(), kAcceptsAtOnce)));
+  std::size_t accepts = given;
   const unsigned ready = ring_.ready();
   unsigned taken = 0;
-  std::size_t given = 0;
-  for (; taken < ready && given < completions.size(); ++taken)
-    if (translate(ring_.completion(taken), completions[given])) ++given;
+  for (; taken < ready && given < completions.size(); ++taken) {
+    const io_uring_cqe& entry = ring_.completion(taken);
+    const bool accept = is_accept(entry);
+    if (accept && accepted_.size() == accepted_.capacity()) break;
+    if (!translate(entry, completions[given])) continue;
+    if (!accept || (accepted_.size() == 0 && accepts++ < kAcceptsAtOnce)) {
+      ++given;
+    } else {
+      accepted_.push(completions[given]);
+    }
+  }
   ring_.consume(taken);
   return given;
 }

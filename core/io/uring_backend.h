@@ -14,6 +14,7 @@
 
 #include "core/base/result.h"
 #include "core/io/backend.h"
+#include "core/io/completion_queue.h"
 #include "core/io/immediate.h"
 #include "core/io/uring_ring.h"
 
@@ -54,7 +55,8 @@ class UringBackend final : public ImmediateCalls {
   };
 
   explicit UringBackend(const IoLimits& limits)
-      : failed_discard_(std::make_unique<Completion[]>(limits.operations_max)),
+      : accepted_(kAcceptsKept),
+        failed_discard_(std::make_unique<Completion[]>(limits.operations_max)),
         failed_discard_capacity_(limits.operations_max) {}
 
   static std::uint64_t pack(Tag tag, Kind kind) {
@@ -67,6 +69,9 @@ class UringBackend final : public ImmediateCalls {
   Accepting* find_accepting(std::uint64_t user_data);
 
   std::size_t take(std::span<Completion> completions);
+  static bool is_accept(const io_uring_cqe& entry) {
+    return static_cast<Kind>((entry.user_data & kKindMask) >> kKindShift) == Kind::kAccept;
+  }
   bool translate(const io_uring_cqe& entry, Completion& completion);
   void find_failed_discard(Completion& completion);
   bool translate_special(const io_uring_cqe& entry, Completion& completion);
@@ -76,9 +81,12 @@ class UringBackend final : public ImmediateCalls {
   static constexpr unsigned kKindShift = 4;
   static constexpr std::uint64_t kKindMask = 0xF0;
 
+  static constexpr std::uint32_t kAcceptsKept = 4096;
+
   UringRing ring_;
   std::array<Accepting, kAcceptsMax> accepting_{};
   std::uint32_t accepting_count_ = 0;
+  CompletionQueue accepted_;  // of accept, to be handed out
   // Of replies whose own completion is still to come.
   std::unique_ptr<Completion[]> failed_discard_;
   std::uint32_t failed_discard_capacity_;

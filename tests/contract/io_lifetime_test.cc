@@ -219,6 +219,29 @@ TYPED_TEST(IoLifetime, AnEngineClosesWhatNobodyReaped) {
   EXPECT_EQ(receive_text(second.get(), 1), "");
 }
 
+// So that each of them is served while it is in the cache; and what was not handed out when the
+// engine ends is closed.
+TYPED_TEST(IoLifetime, ABurstIsHandedOutInParts) {
+  constexpr std::size_t kMany = 200;
+  OwnFd listener = listen_on_loopback();
+  std::vector<OwnFd> clients;
+  for (std::size_t i = 0; i < kMany; ++i)
+    clients.push_back(connect_to(listener));
+  {
+    Driven<TypeParam> io;
+    io->accept(kAccept, listener.get());
+    std::array<Completion, kMany> completions;
+    const std::size_t count = io->wait(completions, monotonic_ns() + kPatience_ns);
+    EXPECT_GT(count, 0U);
+    EXPECT_LE(count, 64U);
+    for (std::size_t i = 0; i < count; ++i)
+      ::close(completions[i].result);
+  }
+  listener.reset();  // whoever is left in the backlog
+  for (const OwnFd& client : clients)
+    EXPECT_EQ(receive_text(client.get(), 1), "");
+}
+
 class UringQueues : public EngineTest<UringBackend> {};
 
 // The kernel keeps completions beyond the queue's size until it is entered again.
