@@ -137,10 +137,11 @@ def family(pid):
 
 
 def private_bytes(pid):
-    """Memory of a process and its descendants that nobody else shares, in user space."""
+    """Memory that a process and its descendants have written to and share with nobody. Pages that
+    were only read are files', and private or not by who else runs the same program."""
     total = 0
     for one in family(pid):
-        for kind in re.findall(r"^Private_(?:Clean|Dirty):\s+(\d+) kB", smaps(one), re.M):
+        for kind in re.findall(r"^Private_Dirty:\s+(\d+) kB", smaps(one), re.M):
             total += int(kind) * 1024
     return total
 

@@ -198,7 +198,7 @@ def memory_section(raw, folder):
     question = (
         f"{raw['sizes']['memory_rounds']} rounds. "
         "What the server's private memory in user space grows by for a connection that has sent "
-        "half a line (Private_Clean and Private_Dirty of /proc/PID/smaps_rollup, with all child "
+        "half a line (Private_Dirty of /proc/PID/smaps_rollup, with all child "
         "processes). What the kernel holds for the sockets is the same for all and not included. "
         f"tcpmuxd takes its memory at start, so without any is told of one with room for "
         f"{SMALLEST_CONNECTIONS}; with them, of one with room for 8,192, as by default. nginx, which does "

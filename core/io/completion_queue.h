@@ -16,7 +16,7 @@ class CompletionQueue {
  public:
   explicit CompletionQueue(std::uint32_t capacity_min)
       : mask_(std::bit_ceil(capacity_min) - 1),
-        entries_(std::make_unique<Completion[]>(std::size_t{mask_} + 1)) {}
+        entries_(std::make_unique_for_overwrite<Completion[]>(std::size_t{mask_} + 1)) {}
 
   std::uint32_t size() const { return end_ - begin_; }
   std::uint32_t capacity() const { return mask_ + 1; }

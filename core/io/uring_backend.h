@@ -56,7 +56,7 @@ class UringBackend final : public ImmediateCalls {
 
   explicit UringBackend(const IoLimits& limits)
       : accepted_(kAcceptsKept),
-        failed_discard_(std::make_unique<Completion[]>(limits.operations_max)),
+        failed_discard_(std::make_unique_for_overwrite<Completion[]>(limits.operations_max)),
         failed_discard_capacity_(limits.operations_max) {}
 
   static std::uint64_t pack(Tag tag, Kind kind) {
