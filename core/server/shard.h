@@ -122,6 +122,7 @@ class Shard final : public HandoffEvents {
   void turn_all_away();
   bool is_early(std::uint32_t slot) const;
   bool done() const;
+  std::int64_t forced_end_ns() const { return shutdown_at_ns_ + 2 * kLinger_ns; }
   void report_done();
 
   // --- one connection (shard_connection.h) ---

@@ -43,6 +43,8 @@ void Shard<Io, Sink>::note(Connection& connection, State before, Event event) {
   if (event == Event::kPeerGone &&
       (handshake || before == State::kReplying || before == State::kTurningAway))
     counters_.peer_gone.add();
+  // A client whose receive window takes not even '+'.
+  if (event == Event::kReplyShort && before == State::kReplying) counters_.peer_gone.add();
 }
 
 template <IoBackend Io, HandoffSink Sink>

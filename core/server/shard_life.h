@@ -231,7 +231,7 @@ bool Shard<Io, Sink>::is_early(std::uint32_t slot) const {
 template <IoBackend Io, HandoffSink Sink>
 bool Shard<Io, Sink>::done() const {
   if (!shutting_down_) return false;
-  if (turned_away_ && now_ns_ > shutdown_at_ns_ + 2 * kLinger_ns) return true;
+  if (turned_away_ && now_ns_ >= forced_end_ns()) return true;
   const bool listening = std::any_of(listeners_.begin(), listeners_.end(),
                                      [](const Listener& one) { return one.owned.socket.valid(); });
   return !listening && pool_.taken_count() == 0 && sink_.idle();

@@ -159,6 +159,7 @@ std::int64_t Shard<Io, Sink>::next_deadline_ns() const {
   for (const Listener& listener : listeners_)
     next_ns = std::min(next_ns, listener.resume_at_ns);
   if (shutting_down_ && !turned_away_) next_ns = std::min(next_ns, shutdown_at_ns_);
+  if (turned_away_ && now_ns_ < forced_end_ns()) next_ns = std::min(next_ns, forced_end_ns());
   return next_ns;
 }
 
