@@ -171,8 +171,8 @@ bool Router<Io>::choice_holds(const Route& route) const {
 }
 
 // The lane with the most room wins, and goes on winning until its message is full or the lanes are
-// flushed: what costs is messages, and the backends that they wake. A queue's length is asked of the kernel only where the count of
-// what was sent says that it may be long.
+// flushed: what costs is messages, and the backends that they wake. A queue's length is asked of
+// the kernel only where the count of what was sent says that it may be long.
 template <IoBackend Io>
 Reservation Router<Io>::reserve(ServiceId service, std::int64_t now_ns) {
   using Kind = Reservation::Kind;
