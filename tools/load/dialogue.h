@@ -2,14 +2,14 @@
 // comes out. It knows no sockets; what it is given to read it reads once, and what it gives to send
 // stays where it is until the connection has ended.
 //
-//   Connecting   connected             -> Reply; by kind Trickling, Listing, Waiting, or Echo
-//   (direct) Trickling    a byte is sent        -> the next one; after the last Reply Reply '+' ->
-//   completed; Echo (session, early)
-//                '-'                   -> denied; End (unknown)
-//   Echo         all of a message back -> the next one; after the last completed
-//   Listing      names, then the end   -> completed
-//   Waiting      the end               -> completed; '-' before it: End
-//   End          the end               -> completed
+//   Connecting  connected              Reply; by kind Trickling, Listing, Waiting, Echo (direct)
+//   Trickling   a byte is sent         the next one; after the last Reply
+//   Reply       '+'                    completed; Echo (session, early)
+//               '-'                    denied; End (unknown)
+//   Echo        a message is back      the next one; after the last completed
+//   Listing     names, then the end    completed
+//   Waiting     the end                completed; where '-' came before it: End
+//   End         the end                completed
 //
 // Each state has one way on; all else is a failure, with its name in outcome.h.
 #pragma once
