@@ -1,5 +1,6 @@
 // The bare loop on io_uring: multishot accept; peek, then discard and reply; a batch is handed over
-// when it is full or when nothing else is ready, with the closes linked behind it.
+// when it is full or when nothing else is ready. The kernel accepts all who wait at once; they are
+// served 64 at a time, while they are in the cache.
 //
 // An operation's user_data is its kind and the connection (or the batch) that it is for. Steps
 // whose success tells us nothing complete silently (IOSQE_CQE_SKIP_SUCCESS).
@@ -20,6 +21,7 @@ namespace {
 
 constexpr unsigned kSubmissions = 1024;
 constexpr unsigned kCompletions = 16384;
+constexpr unsigned kServedAtOnce = 64;
 
 enum class Kind : std::uint32_t { kAccept, kPeek, kDiscard, kReply };
 
@@ -42,8 +44,9 @@ class Loop {
 
   [[noreturn]] void run() {
     for (;;) {
+      serve_some();
       if (needs_enter()) check(io_uring_submit_and_get_events(&ring_));
-      if (handle_all()) continue;
+      if (handle_all() || first_waiting_ != end_waiting_) continue;
       hand_over();
       check(io_uring_submit_and_wait(&ring_, 1));
     }
@@ -88,7 +91,7 @@ class Loop {
     const auto number = static_cast<std::uint32_t>(completion.user_data >> 32);
     switch (static_cast<Kind>(completion.user_data & UINT32_MAX)) {
       case Kind::kAccept:
-        if (completion.res >= 0) peek(completion.res);
+        if (completion.res >= 0) waiting_[end_waiting_++ % kDescriptorsMax] = completion.res;
         if ((completion.flags & IORING_CQE_F_MORE) == 0) accept();
         return;
       case Kind::kPeek:
@@ -103,6 +106,11 @@ class Loop {
   void accept() {
     io_uring_prep_multishot_accept(entry(Kind::kAccept, 0), listener_, nullptr, nullptr,
                                    SOCK_CLOEXEC);
+  }
+
+  void serve_some() {
+    for (unsigned i = 0; i < kServedAtOnce && first_waiting_ != end_waiting_; ++i)
+      peek(waiting_[first_waiting_++ % kDescriptorsMax]);
   }
 
   void peek(int client) {
@@ -151,7 +159,10 @@ class Loop {
   int listener_;
   int lane_;
   io_uring ring_{};
-  std::unique_ptr<Line[]> lines_;  // by descriptor
+  std::unique_ptr<Line[]> lines_;               // by descriptor
+  std::array<int, kDescriptorsMax> waiting_{};  // accepted; a ring
+  unsigned first_waiting_ = 0;                  // these two run on
+  unsigned end_waiting_ = 0;
   Batch batch_;
 };
 

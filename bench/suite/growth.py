@@ -3,7 +3,7 @@
 import dataclasses
 
 from suite.servers import BACKLOG_MAX, Daemon, Subject
-from suite.topics import WARM_UP, Topic
+from suite.topics import WARM_UP, Topic, median_of
 
 ENGINES = ["io_uring", "epoll"]
 IDLE_WANTED = 15_000
@@ -38,7 +38,9 @@ def measure(run, subject, running):
     try:
         backlog = min(run.sizes["backlog"], subject.backlog_max)
         stopped = [f"--backlog={backlog}", f"--stop={running.server}", "--service=discard"]
-        capacity = run.load.run(running, *stopped)
+        capacity = median_of(
+            run.sizes["repeats"], lambda r: r["per_second"], lambda: run.load.run(running, *stopped)
+        )
         loop = [f"--connections={run.sizes['at_once']}", "--service=discard"]
         loop += [
             f"--duration={run.sizes['growth_seconds']}",
@@ -51,8 +53,8 @@ def measure(run, subject, running):
 
 
 def idle_max(place):
-    """A quarter of the descriptors is kept for backends, and a backlog is to fit beside them."""
-    return min(IDLE_WANTED, place.descriptors * 3 // 4 - 500 - IDLE_BACKLOG) // 1000 * 1000
+    """An eighth of the descriptors is kept for backends, and a backlog is to fit beside them."""
+    return min(IDLE_WANTED, place.descriptors * 7 // 8 - 500 - IDLE_BACKLOG) // 1000 * 1000
 
 
 def services_file(folder, count):

@@ -128,7 +128,8 @@ def section(title, question, answer, raw, topic, *parts):
 def capacity_section(raw, folder):
     question = (
         f"{raw['sizes']['backlog']:,} connections whose line is already sent wait in the backlog "
-        "of a stopped server; it is continued. The rate is until the last reply."
+        "of a stopped server; it is continued. The rate is until the last reply. In each round this "
+        f"is done {raw['sizes']['repeats']} times, and the one with the middle rate counts."
     )
     return section(
         "Capacity",
@@ -162,7 +163,8 @@ def latency_section(raw, folder):
     question = (
         "An open loop at half of the slowest steady rate, counted from the intended start of a "
         "connection to its whole reply. Servers that fork are asked at half of their own slowest "
-        "rate, and are told apart for that reason."
+        "rate, and are told apart for that reason. The clients have priority (nice -10, as root) over "
+        "the backend on their core, or else the time slice of that is what is measured."
     )
     return section(
         "Latency",
@@ -181,7 +183,8 @@ def session_section(raw, folder):
     question = (
         "After the handshake: one long session with the same echo, in messages of 64 bytes and of "
         "64 KiB, each sent when the one before has come back. Direct is a connection to a port of "
-        "the backend's own."
+        "the backend's own. In each round the middle one of "
+        f"{raw['sizes']['repeats']} counts (of proxies: the only one)."
     )
     return section(
         "Sessions",

@@ -27,7 +27,7 @@ constexpr std::uint32_t kSocketsPerMessageMax = 64;
 // What does not depend on how many shards there are.
 Limits shares_of(std::uint32_t descriptors) {
   Limits limits{.descriptors = descriptors};
-  limits.backend_descriptors = std::clamp<std::uint32_t>(descriptors / 4, 12, 16'384);
+  limits.backend_descriptors = std::clamp<std::uint32_t>(descriptors / 8, 12, 16'384);
   limits.busy_per_shard = std::clamp<std::uint32_t>(descriptors / 256, 2, 64);
   limits.taken_back_per_shard = std::clamp<std::uint32_t>(descriptors / 64, 4, 1024);
   limits.sockets_per_message_max =
