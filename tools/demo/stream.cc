@@ -1,5 +1,7 @@
 #include "tools/demo/stream.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -28,7 +30,11 @@ std::shared_ptr<Stream> Stream::make(EventLoop& loop, tcpmux::Client client, Han
 }
 
 Stream::Stream(EventLoop& loop, tcpmux::Client client, Handlers handlers)
-    : loop_(loop), client_(std::move(client)), handlers_(std::move(handlers)) {}
+    : loop_(loop), client_(std::move(client)), handlers_(std::move(handlers)) {
+  // Or else the end of a long answer waits for the client's delayed ACK, some 40 ms.
+  const int on = 1;
+  ::setsockopt(client_.socket(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
 
 Stream::~Stream() {
   loop_.forget(client_.socket());
