@@ -97,7 +97,8 @@ def git(*arguments):
 
 
 def commit(build):
-    changed = ", with changes not yet committed" if git("status", "--porcelain") else ""
+    tracked = git("status", "--porcelain", "--untracked-files=no")
+    changed = ", with changes not yet committed" if tracked else ""
     built = (build / "bin/tcpmuxd").stat().st_mtime
     sources = [file for folder in ("core", "handoff") for file in (ROOT / folder).rglob("*.[ch]*")]
     stale = any(file.stat().st_mtime > built for file in sources)
