@@ -22,7 +22,7 @@ class Load:
 
     def run(self, running, *arguments, urgent=False):
         """The load's own JSON, with "cost": CPU and wake-ups per connection by role. Where it is
-        `urgent`, the clients do not wait for the backend's time slice on the core that they share."""
+        `urgent`, the clients do not wait for the time slice of the backend on their core."""
         watched = {"server": [running.server]}
         if running.backends:
             watched["backend"] = running.backends

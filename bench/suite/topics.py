@@ -1,6 +1,7 @@
 """What is compared: for each topic the servers, and how one of them is measured once."""
 
 import dataclasses
+import operator
 import statistics
 import typing
 
@@ -50,7 +51,7 @@ def from_where(subject):
 
 
 def median_of(times, key, measure):
-    """A measurement that is over in a moment is made several times; the one in the middle counts."""
+    """What is over in a moment is measured several times; the one in the middle counts."""
     return sorted((measure() for _ in range(times)), key=key)[times // 2]
 
 
@@ -119,7 +120,8 @@ def measure_session(run, subject, running):
 
     def several(messages, size):
         times = 1 if subject in PROXIES else run.sizes["repeats"]
-        return median_of(times, lambda r: r["session"]["messages_per_second"], lambda: one(messages, size))
+        rate = operator.itemgetter("messages_per_second")
+        return median_of(times, lambda r: rate(r["session"]), lambda: one(messages, size))
 
     return {
         "small": several(run.sizes["small_messages"], 64),
