@@ -220,7 +220,7 @@ void EpollBackend::let_go(int fd) {
 // process would go on reporting its events to us after our close.
 void EpollBackend::close(int fd) {
   let_go(fd);
-  if (::close(fd) < 0) TCPMUX_CHECK(errno != EBADF, "closed a descriptor that is not open");
+  ImmediateCalls::close(fd);
 }
 
 // --- watching ---

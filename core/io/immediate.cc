@@ -50,6 +50,10 @@ bool ReserveDescriptor::acquire() {
   return held();
 }
 
+void ImmediateCalls::close(int fd) {
+  if (::close(fd) < 0) TCPMUX_CHECK(errno != EBADF, "closed a descriptor that is not open");
+}
+
 void ImmediateCalls::shutdown_write(int fd) {
   if (::shutdown(fd, SHUT_WR) < 0)
     TCPMUX_CHECK(errno != EBADF && errno != ENOTSOCK, "shut down what is no socket");

@@ -31,6 +31,7 @@ class ImmediateCalls {
   ImmediateCalls(const ImmediateCalls&) = delete;
   ImmediateCalls& operator=(const ImmediateCalls&) = delete;
 
+  void close(int fd);
   void shutdown_write(int fd);
   Endpoints endpoints(int fd);
   std::uint32_t queued_bytes(int fd);

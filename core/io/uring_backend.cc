@@ -60,8 +60,7 @@ UringBackend::~UringBackend() {
     const unsigned count = ring_.ready();
     for (unsigned i = 0; i < count; ++i) {
       const io_uring_cqe& entry = ring_.completion(i);
-      const auto kind = static_cast<Kind>((entry.user_data & kKindMask) >> kKindShift);
-      if (kind == Kind::kAccept && entry.res >= 0) ::close(entry.res);
+      if (kind_of(entry) == Kind::kAccept && entry.res >= 0) ::close(entry.res);
     }
     ring_.consume(count);
   } while (ring_.needs_enter() || ring_.ready() > 0);
@@ -195,10 +194,6 @@ void UringBackend::start_cancel(std::uint64_t user_data) {
   entry->flags |= IOSQE_CQE_SKIP_SUCCESS;
 }
 
-void UringBackend::close(int fd) {
-  if (::close(fd) < 0) TCPMUX_CHECK(errno != EBADF, "closed a descriptor that is not open");
-}
-
 // --- the turn of the loop ---
 
 std::size_t UringBackend::reap(std::span<Completion> completions) {
@@ -231,7 +226,7 @@ std::size_t UringBackend::take(std::span<Completion> completions) {
   unsigned taken = 0;
   for (; taken < ready && given < completions.size(); ++taken) {
     const io_uring_cqe& entry = ring_.completion(taken);
-    const bool accept = is_accept(entry);
+    const bool accept = kind_of(entry) == Kind::kAccept;
     if (accept && accepted_.size() == accepted_.capacity()) break;
     if (!translate(entry, completions[given])) continue;
     if (!accept || (accepted_.size() == 0 && accepts++ < kAcceptsAtOnce)) {
@@ -247,7 +242,7 @@ std::size_t UringBackend::take(std::span<Completion> completions) {
 // False where nobody waits for it.
 bool UringBackend::translate(const io_uring_cqe& entry, Completion& completion) {
   completion.tag = Tag::unpack(entry.user_data & ~kKindMask);
-  if ((entry.user_data & kKindMask) != 0) [[unlikely]]
+  if (kind_of(entry) != Kind::kPlain) [[unlikely]]
     return translate_special(entry, completion);
   completion.result = entry.res;
   completion.more = false;
@@ -267,7 +262,7 @@ void UringBackend::find_failed_discard(Completion& completion) {
 }
 
 bool UringBackend::translate_special(const io_uring_cqe& entry, Completion& completion) {
-  switch (static_cast<Kind>((entry.user_data & kKindMask) >> kKindShift)) {
+  switch (kind_of(entry)) {
     case Kind::kPlain:
       break;
     case Kind::kAccept:

@@ -33,7 +33,6 @@ class UringBackend final : public ImmediateCalls {
   void drain(Tag tag, int fd);
   void cancel(Tag tag, int fd);
   void let_go(int) {}
-  void close(int fd);
 
   std::size_t reap(std::span<Completion> completions);
   std::size_t wait(std::span<Completion> completions, std::int64_t deadline_ns);
@@ -69,8 +68,8 @@ class UringBackend final : public ImmediateCalls {
   Accepting* find_accepting(std::uint64_t user_data);
 
   std::size_t take(std::span<Completion> completions);
-  static bool is_accept(const io_uring_cqe& entry) {
-    return static_cast<Kind>((entry.user_data & kKindMask) >> kKindShift) == Kind::kAccept;
+  static Kind kind_of(const io_uring_cqe& entry) {
+    return static_cast<Kind>((entry.user_data & kKindMask) >> kKindShift);
   }
   bool translate(const io_uring_cqe& entry, Completion& completion);
   void find_failed_discard(Completion& completion);

@@ -84,11 +84,10 @@ bool UringRing::on_its_thread() const {
   return ::gettid() == thread_;
 }
 
-void UringRing::make_room(unsigned count) {
-  TCPMUX_CHECK(count <= ring_.sq.ring_entries, "a chain is longer than the submission queue");
+void UringRing::make_room() {
   for (int round = 0; round < kRoundsMax; ++round) {
     enter();
-    if (room() >= count) return;
+    if (room() > 0) return;
     ::sched_yield();
   }
   TCPMUX_UNREACHABLE("the kernel takes no operations: is it out of memory?");

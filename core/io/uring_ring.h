@@ -26,7 +26,7 @@ class UringRing {
 
   // An entry to be filled by io_uring_prep_*. Room is made by submitting what is there.
   io_uring_sqe* next_entry() {
-    if (room() == 0) make_room(1);
+    if (room() == 0) make_room();
     return &ring_.sq.sqes[ring_.sq.sqe_tail++ & ring_.sq.ring_mask];
   }
 
@@ -59,7 +59,7 @@ class UringRing {
     return ring_.sq.sqe_tail - io_uring_smp_load_acquire(ring_.sq.khead);
   }
   unsigned room() const { return ring_.sq.ring_entries - unsubmitted(); }
-  void make_room(unsigned count);
+  void make_room();
   int enter(unsigned wait_for, const __kernel_timespec* timeout);
   Status map(int fd, io_uring_params& parameters);
 
