@@ -133,11 +133,16 @@ Batch::Batch() : vector_{.iov_base = &payload_, .iov_len = 1} {
   sockets_ = reinterpret_cast<int*>(CMSG_DATA(header));
 }
 
-msghdr* Batch::message() {
+void Batch::hand_over(int lane) {
+  if (count_ == 0) return;
   cmsghdr* const header = reinterpret_cast<cmsghdr*>(control_);
   header->cmsg_len = CMSG_LEN(count_ * sizeof(int));
   message_.msg_controllen = CMSG_SPACE(count_ * sizeof(int));
-  return &message_;
+  while (::sendmsg(lane, &message_, MSG_NOSIGNAL) < 0)
+    if (errno != EINTR) die("sendmsg");
+  for (std::size_t i = 0; i < count_; ++i)
+    ::close(sockets_[i]);
+  count_ = 0;
 }
 
 }  // namespace bench

@@ -54,13 +54,11 @@ class Batch {
   Batch& operator=(const Batch&) = delete;
 
   void add(int socket) { sockets_[count_++] = socket; }
-  std::size_t count() const { return count_; }
   bool full() const { return count_ == kBatch; }
-  const int* begin() const { return sockets_; }
-  const int* end() const { return sockets_ + count_; }
-  void clear() { count_ = 0; }
-  // The message with all that was added, valid and to be left alone until it is sent.
-  msghdr* message();
+  // Sends what was added, if anything, and closes our copies with it: whoever closes last sends the
+  // FIN, which costs more than all the rest of a close, and where a backend does something with its
+  // sockets, that is the backend. Waits where the receiver is slower than we are.
+  void hand_over(int lane);
 
  private:
   alignas(cmsghdr) std::byte control_[CMSG_SPACE(kBatch * sizeof(int))];

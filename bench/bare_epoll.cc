@@ -73,15 +73,7 @@ class Loop {
     if (batch_.full()) hand_over();
   }
 
-  // Waits where the receiver is slower than we are.
-  void hand_over() {
-    if (batch_.count() == 0) return;
-    while (::sendmsg(lane_, batch_.message(), MSG_NOSIGNAL) < 0)
-      if (errno != EINTR) die("sendmsg");
-    for (const int client : batch_)
-      ::close(client);
-    batch_.clear();
-  }
+  void hand_over() { batch_.hand_over(lane_); }
 
   int listener_;
   int lane_;

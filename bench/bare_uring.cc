@@ -142,19 +142,9 @@ class Loop {
     if (batch_.full()) hand_over();
   }
 
-  // Not by the ring. Whoever closes last sends the FIN, which costs more than all the rest of a
-  // close, and where a backend does something with its sockets, that is the backend; so our copies
-  // are closed with the message. Entries of the ring would be handled at the end of the turn, and a
-  // chain of them one with each entering of the kernel: too late. Waits where the receiver is
-  // slower than we are.
-  void hand_over() {
-    if (batch_.count() == 0) return;
-    while (::sendmsg(lane_, batch_.message(), MSG_NOSIGNAL) < 0)
-      if (errno != EINTR) die("sendmsg");
-    for (const int client : batch_)
-      ::close(client);
-    batch_.clear();
-  }
+  // Not by the ring: entries of it would be handled at the end of the turn, and a chain of them one
+  // with each entering of the kernel. By then the receiver has closed its copies.
+  void hand_over() { batch_.hand_over(lane_); }
 
   int listener_;
   int lane_;

@@ -125,21 +125,25 @@ def section(title, question, answer, raw, topic, *parts):
     return f"## {title}\n\n{question}\n\n**{answer}**\n\n{body}\n{listed}\n"
 
 
+def connections_section(raw, topic, question, folder):
+    return section(
+        topic.capitalize(),
+        question,
+        tables.connections_answer(raw, topic),
+        raw,
+        topic,
+        tables.connections_table(raw, topic),
+        plot(plots.connections, raw, topic, folder),
+    )
+
+
 def capacity_section(raw, folder):
     question = (
         f"{raw['sizes']['backlog']:,} connections whose line is already sent wait in the backlog "
         "of a stopped server; it is continued. The rate is until the last reply. In each round this "
         f"is done {raw['sizes']['repeats']} times, and the one with the middle rate counts."
     )
-    return section(
-        "Capacity",
-        question,
-        tables.connections_answer(raw, "capacity"),
-        raw,
-        "capacity",
-        tables.connections_table(raw, "capacity"),
-        plot(plots.connections, raw, "capacity", folder),
-    )
+    return connections_section(raw, "capacity", question, folder)
 
 
 def steady_section(raw, folder):
@@ -148,15 +152,7 @@ def steady_section(raw, folder):
         f"{raw['sizes']['steady_seconds']} s. The client is the limit of the fastest, and a part "
         "of a server's figure is waking up."
     )
-    return section(
-        "Steady",
-        question,
-        tables.connections_answer(raw, "steady"),
-        raw,
-        "steady",
-        tables.connections_table(raw, "steady"),
-        plot(plots.connections, raw, "steady", folder),
-    )
+    return connections_section(raw, "steady", question, folder)
 
 
 def latency_section(raw, folder):
