@@ -361,7 +361,7 @@ class OnceForBothEngines(LoadTest):
         self.assert_all_well(report, "handshake", 300)
         self.assertEqual(report["mode"], "backlog")
         self.assertEqual(report["connections_at_once"], 300)
-        self.assertEqual(daemon.counters()["handed_off"], 300)
+        self.assertEqual(daemon.wait_counter("handed_off", 300)["handed_off"], 300)
 
     def test_a_backlog_is_judged_too(self):
         daemon = self.start_services()
