@@ -65,6 +65,10 @@ class Shard final : public HandoffEvents {
 
   // Serves until a kShutdown message has been carried out, and kStop has come.
   void run();
+  // The parts of run(), for who has several shards on one thread (tests/sim).
+  void begin();
+  void turn();
+  bool ended() const { return stop_ && done(); }
 
   // HandoffEvents
   void handed_off(std::uint32_t slot) override;

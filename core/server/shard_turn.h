@@ -29,28 +29,37 @@ Shard<Io, Sink>::Shard(ShardOptions options, std::unique_ptr<Io> io, ShardLinks 
     listeners_.push_back({.owned = std::move(listener)});
 }
 
-// Sockets are handed over when nothing else is ready: collecting them while there is work makes
-// messages full and wakes the backend less often; doing so only then costs no latency when idle.
 template <IoBackend Io, HandoffSink Sink>
 void Shard<Io, Sink>::run() {
+  begin();
+  while (!ended())
+    turn();
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::begin() {
   tell_time();
   io_->watch_wakeups({.operation = Operation::kWakeup}, links_.own.wakeup_fd());
   for (std::uint32_t i = 0; i < listeners_.size(); ++i)
     start_accepting(i);
   receive_messages();
-  while (!(stop_ && done())) {
-    if (!reported_done_ && done()) report_done();
-    std::size_t count = io_->reap(completions_);
-    if (count == 0) {
-      sink_.flush(now_ns_);
-      count = io_->wait(completions_, next_deadline_ns());
-    }
-    tell_time();
-    for (std::size_t i = 0; i < count; ++i)
-      handle(completions_[i]);
-    if (sink_.waiting_since_ns() < now_ns_ - kFlushAfter_ns) sink_.flush(now_ns_);
-    expire();
+}
+
+// Sockets are handed over when nothing else is ready: collecting them while there is work makes
+// messages full and wakes the backend less often; doing so only then costs no latency when idle.
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::turn() {
+  if (!reported_done_ && done()) report_done();
+  std::size_t count = io_->reap(completions_);
+  if (count == 0) {
+    sink_.flush(now_ns_);
+    count = io_->wait(completions_, next_deadline_ns());
   }
+  tell_time();
+  for (std::size_t i = 0; i < count; ++i)
+    handle(completions_[i]);
+  if (sink_.waiting_since_ns() < now_ns_ - kFlushAfter_ns) sink_.flush(now_ns_);
+  expire();
 }
 
 // Once a turn. The clock of the day is read once a second: how far it is ahead changes slowly.
