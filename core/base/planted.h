@@ -1,0 +1,41 @@
+// Bugs that can be planted, for the test of the simulator (tests/sim): one that does not find them
+// is broken. Only tcpmux-sim-canary is compiled with TCPMUX_PLANTED_BUGS; everywhere else planted()
+// is a constant false, and nothing of this is left.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace tcpmux {
+
+enum class Bug : std::uint8_t {
+  kNone,
+  kHandedOutTwice,    // a socket that was taken back goes into two messages
+  kPlusWithoutPlace,  // a lane that is full still promises a place
+  kLeakOnEagain,      // a socket whose message found no room is forgotten
+  kLostDeadline,      // after the first part of a line, nothing limits the wait for the next
+  kOneByteTooMany,    // a byte behind the request line is consumed
+};
+
+#ifdef TCPMUX_PLANTED_BUGS
+inline constexpr bool kCanBePlanted = true;
+inline Bug planted_bug = Bug::kNone;
+inline bool planted(Bug bug) {
+  return planted_bug == bug;
+}
+#else
+inline constexpr bool kCanBePlanted = false;
+inline Bug planted_bug = Bug::kNone;
+constexpr bool planted(Bug) {
+  return false;
+}
+#endif
+
+inline constexpr std::array<std::string_view, 6> kBugNames = {
+    "none",           "handed-out-twice", "plus-without-place",
+    "leak-on-eagain", "lost-deadline",    "one-byte-too-many"};
+
+}  // namespace tcpmux
