@@ -152,8 +152,9 @@ Event Shard<Io, Sink>::reserve(std::uint32_t slot) {
     case Reservation::Kind::kElsewhere:
       break;
   }
-  // Two shards that each see room only at the other would play ball with it.
-  if (connection.was_passed) return Event::kNoRoom;
+  // Two shards that each see room only at the other would play ball with it. And a shard that has
+  // said that it is done keeps what came since: the other may have ended when it arrives there.
+  if (connection.was_passed || reported_done_) return Event::kNoRoom;
   return pass(slot, reservation.number) ? Event::kElsewhere : Event::kNoRoom;
 }
 
