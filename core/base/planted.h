@@ -4,9 +4,7 @@
 #pragma once
 
 #include <array>
-#include <cstddef>
 #include <cstdint>
-#include <string>
 #include <string_view>
 
 namespace tcpmux {
@@ -17,6 +15,7 @@ enum class Bug : std::uint8_t {
   kPlusWithoutPlace,  // a lane that is full still promises a place
   kLeakOnEagain,      // a socket whose message found no room is forgotten
   kLostDeadline,      // after the first part of a line, nothing limits the wait for the next
+  kPassedWhenDone,    // a shard that has said that it is done passes a connection on
   kOneByteTooMany,    // a byte behind the request line is consumed
 };
 
@@ -34,8 +33,9 @@ constexpr bool planted(Bug) {
 }
 #endif
 
-inline constexpr std::array<std::string_view, 6> kBugNames = {
-    "none",           "handed-out-twice", "plus-without-place",
-    "leak-on-eagain", "lost-deadline",    "one-byte-too-many"};
+// How they are called on the command line, in the order of the enum.
+inline constexpr std::array<std::string_view, 7> kBugNames = {
+    "none",          "handed-out-twice", "plus-without-place", "leak-on-eagain",
+    "lost-deadline", "passed-when-done", "one-byte-too-many"};
 
 }  // namespace tcpmux

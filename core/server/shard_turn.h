@@ -128,6 +128,7 @@ Event Shard<Io, Sink>::peeked(Connection& connection, std::size_t bytes) {
   std::size_t take = 0;
   const LineStatus status = connection.line.scan(bytes, options_.line_bytes_max, take);
   connection.line_bytes = static_cast<std::uint32_t>(take);
+  if (planted(Bug::kOneByteTooMany) && take < bytes) ++connection.line_bytes;
   switch (status) {
     case LineStatus::kIncomplete:
       return Event::kLineIncomplete;

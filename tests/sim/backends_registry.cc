@@ -48,7 +48,7 @@ void Backends::register_one() {
   const bool one_lane = context_.fault(Dial::kOneLane);
   const std::uint32_t first = context_.random.below(shards_);
   const std::uint32_t count = one_lane ? 1 : shards_;
-  if (lanes_ + count > lanes_max_) return;
+  if (lanes_ + count > lanes_max_ || !kernel_.has_room(2 * count)) return;
   for (std::uint32_t i = 0; i < count; ++i)
     if (lanes_on_shard_[(first + i) % shards_] >= kLanesPerShardMax) return;
   std::uint32_t place = 0;

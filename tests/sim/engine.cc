@@ -137,8 +137,10 @@ void SimBackend::look_at(std::uint32_t place) {
 
 void SimBackend::complete(std::uint32_t place, const Completion& completion) {
   if (place != kNoClient) clients_[place].operation.has_result = true;
-  const std::int64_t due_ns =
+  std::int64_t due_ns =
       context_.now_ns + (context_.fault(Dial::kLate) ? context_.random.skewed(kLate_ns) : 0);
+  // What comes of one accept comes in order.
+  if (place == kNoClient) due_ns = last_accept_due_ns_ = std::max(due_ns, last_accept_due_ns_);
   results_.push_back({due_ns, place, completion});
 }
 
@@ -340,7 +342,6 @@ std::size_t SimBackend::reap(std::span<Completion> completions) {
     const auto size = static_cast<std::uint32_t>(results_.size());
     Result& one = results_[context_.random.below(size)];
     Result& other = results_[context_.random.below(size)];
-    // What comes of one accept comes in order.
     if (!is_accept(one) && !is_accept(other)) std::swap(one, other);
   }
   std::size_t kept = 0;

@@ -113,6 +113,7 @@ class SimBackend final : public Watcher {
   Tag accept_tag_;
   Tag wakeup_tag_;
   bool accepting_ = false;
+  std::int64_t last_accept_due_ns_ = 0;
   bool wakeup_ = false;
   int reserve_ = -1;
   std::vector<std::uint32_t> changed_;              // clients whose operation is to be tried

@@ -30,8 +30,8 @@ void Ledger::tells(Client& client, std::span<const char> bytes) {
   const Outside outside;
   if (bytes.empty()) broken(7, fmt::format("client {} is told nothing", client.serial));
   const Told kind = bytes[0] == '+' ? Told::kPlus : bytes[0] == '-' ? Told::kMinus : Told::kNames;
-  // The list of names may go in parts.
-  if (client.answer == Told::kNames && kind == Told::kNames) return;
+  // The list of names may go in parts, which begin with anything.
+  if (client.answer == Told::kNames) return;
   if (client.answer != Told::kNothing)
     broken(2, fmt::format("client {} is answered twice", client.serial));
   client.answer = kind;
@@ -59,7 +59,8 @@ void Ledger::check_refusal(const Client& client, Refusal refusal) const {
     case Refusal::kShuttingDown:
       return;
     case Refusal::kUnknown:
-      right = client.asks == Asks::kUnknown || client.asks == Asks::kForbidden;
+      right = client.asks == Asks::kUnknown || client.asks == Asks::kForbidden ||
+              client.asks == Asks::kEndless;
       break;
     case Refusal::kInvalid:
       right = client.asks == Asks::kMalformed || client.asks == Asks::kEndless;

@@ -38,6 +38,7 @@ void Mail::schedule(std::uint32_t number) {
 }
 
 void Mail::post(std::uint32_t to, ShardMessage message) {
+  if (channels_.empty()) return;
   channels_[shards_ + to].letters.push_back({to, std::move(message)});
   schedule(shards_ + to);
 }
@@ -80,6 +81,12 @@ void Mail::deliver(std::uint32_t number) {
   if (deliver_first(channel)) return schedule(number);
   channel.scheduled = true;
   context_.schedule(kFullAgain_ns, Happening::Kind::kMail, number);
+}
+
+void Mail::end() {
+  channels_.clear();
+  own_.clear();
+  in_transit_.clear();
 }
 
 bool Mail::deliver_all_of_shards() {

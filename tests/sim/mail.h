@@ -39,12 +39,8 @@ class Mail {
   bool deliver_all_of_shards();
   // Connections that lie in the shard's own mailbox, which it empties in the turn of its wakeup.
   std::vector<int>& connections_in(std::uint32_t shard) { return connections_[shard]; }
-  // The process has ended.
-  void discard_all() {
-    channels_.clear();
-    own_.clear();
-    in_transit_.clear();
-  }
+  // The process has ended, and nothing is sent any more.
+  void end();
   // Who has been woken since this was asked last.
   std::uint32_t take_woken() { return std::exchange(woken_, 0); }
 

@@ -90,6 +90,9 @@ std::expected<Options, int> parse_options(int argc, const char* const* argv) {
   app.add_option("--minutes", minutes, "Run worlds for so long (from a fresh seed, without --seed)")
       ->excludes(range)
       ->check(CLI::PositiveNumber);
+  app.add_option("--seconds", options.seconds, "The same in seconds")
+      ->excludes(range)
+      ->check(CLI::PositiveNumber);
   app.add_option("--dial", dials, "NAME=VALUE: turn a dial; may be given more than once");
   app.add_option("--json", options.json, "Write the summary to this file");
   app.add_flag("--trace", options.trace, "Print everything that happens");
@@ -111,8 +114,8 @@ std::expected<Options, int> parse_options(int argc, const char* const* argv) {
       return std::unexpected(wrong("no such dial, or not a value for it: " + dial));
   if (!options.plant.empty() && !plant(options.plant))
     return std::unexpected(wrong("no such bug: " + options.plant));
-  options.seconds = static_cast<std::int64_t>(minutes * 60);
-  if (minutes > 0 && options.seconds == 0) options.seconds = 1;
+  if (minutes > 0)
+    options.seconds = std::max<std::int64_t>(1, static_cast<std::int64_t>(minutes * 60));
   if (options.seconds > 0 && one->count() == 0) {
     std::random_device device;
     options.first_seed = (std::uint64_t{device()} << 16) ^ device();

@@ -181,7 +181,7 @@ void World::end_process() {
     seats_[i]->shard.reset();
   }
   context_.shard = kNobody;
-  mail_.discard_all();
+  mail_.end();
   StewardMessage message;
   while (steward_.receive(message))
     message = {};
