@@ -61,6 +61,27 @@ std::size_t Registry::backend_count() const {
       backends_.begin(), backends_.end(), [](const auto& one) { return one.second.registered; }));
 }
 
+std::vector<BackendStatus> Registry::backends() const {
+  std::vector<BackendStatus> all;
+  for (const auto& [id, backend] : backends_) {
+    if (!backend.registered) continue;
+    std::vector<std::string> names;
+    for (const ServiceId service : backend.services)
+      names.push_back((*table_)[service].name);
+    all.push_back({.id = id,
+                   .pid = backend.peer.pid,
+                   .uid = backend.peer.uid,
+                   .user = user_name(backend.peer.uid),
+                   .names = std::move(names),
+                   .lanes = backend.lanes,
+                   .window = backend.window,
+                   .batch = backend.batch,
+                   .draining = backend.draining,
+                   .connected_ns = backend.connected_ns});
+  }
+  return all;
+}
+
 void Registry::accept() {
   OwnFd connection(::accept4(socket_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!connection.valid()) {

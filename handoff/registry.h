@@ -30,6 +30,7 @@
 #include "core/mux/service_table.h"
 #include "core/server/event_loop.h"
 #include "core/server/messages.h"
+#include "core/server/status.h"
 #include "handoff/credentials.h"
 #include "handoff/lane.h"
 #include "handoff/message.h"
@@ -73,6 +74,7 @@ class Registry {
   void say_goodbye();
 
   std::size_t backend_count() const;
+  std::vector<BackendStatus> backends() const;  // those that have registered
 
  private:
   struct Backend {
@@ -85,6 +87,7 @@ class Registry {
     std::vector<int> far_ends;             // for the Welcome; owned by the lanes
     std::uint32_t window = 0;              // granted, for each lane
     std::uint16_t batch = 0;
+    std::uint32_t lanes = 0;
     bool draining = false;
     std::string names;  // for the log: "echo, time"
     std::vector<ServiceId> services;

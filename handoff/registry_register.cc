@@ -220,6 +220,7 @@ void Registry::hand_to_shards(Backend& backend, std::vector<std::unique_ptr<Lane
   backend.registered = true;
   backend.window = lanes.back()->setup.window;  // the smallest
   backend.batch = lanes.back()->setup.batch;
+  backend.lanes = static_cast<std::uint32_t>(lanes.size());
   for (std::unique_ptr<Lane>& lane : lanes) {
     const std::size_t shard = lane->shard;
     backend.far_ends.push_back(lane->setup.copy_of_theirs.get());

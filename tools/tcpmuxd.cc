@@ -11,6 +11,7 @@
 #include <array>
 #include <cstdio>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "core/base/check.h"
@@ -19,10 +20,12 @@
 #include "core/io/probe.h"
 #include "core/io/uring_backend.h"
 #include "core/server/config.h"
+#include "core/server/control_socket.h"
 #include "core/server/event_loop.h"
 #include "core/server/limits.h"
 #include "core/server/listen.h"
 #include "core/server/shard_set.h"
+#include "core/server/status.h"
 #include "core/server/steward.h"
 #include "handoff/registry.h"
 #include "handoff/router.h"
@@ -160,13 +163,37 @@ void log_start(const Config& config, const Engine& engine, const Limits& limits,
   SPDLOG_INFO("tcpmuxd {} started: engine {}, {} shards, listening on {}{}; registry {}",
               TCPMUX_VERSION, engine.words, shards, addresses,
               listening.inherited ? " (passed to us)" : "", config.registry.path);
+  if (!config.control_path().empty()) SPDLOG_INFO("control socket {}", config.control_path());
 #ifdef TCPMUX_MIMALLOC
   SPDLOG_DEBUG("allocator mimalloc {}", mi_version());
 #endif
 }
 
+// What `tcpmux ctl` can ask of us.
+ControlHandlers control_handlers(StatusSources status, Steward& steward) {
+  ControlHandlers handlers;
+  handlers["status"] = [status = std::move(status)](const nlohmann::json&,
+                                                    const ControlReply& reply) {
+    reply.send(status_of(status));
+  };
+  handlers["drain"] = [&steward](const nlohmann::json&, const ControlReply& reply) {
+    reply.send({{"ok", true}, {"state", "draining"}});
+    if (!steward.shutting_down()) steward.begin_shutdown("tcpmux ctl drain");
+  };
+  return handlers;
+}
+
+// No socket where the path is empty.
+Result<std::unique_ptr<ControlSocket>> open_control(const Config& config, EventLoop& loop,
+                                                    ControlHandlers handlers) {
+  if (config.control_path().empty()) return nullptr;
+  return ControlSocket::open({.path = config.control_path(), .if_served = IfServed::kRefuse}, loop,
+                             std::move(handlers));
+}
+
 // Everything from a good configuration to the end of the process.
-Result<int> serve(const Config& config) {
+Result<int> serve(const Config& config, const std::optional<std::string>& config_path) {
+  const std::int64_t started_ns = monotonic_ns();
   const std::uint32_t shard_count =
       config.shards != 0 ? config.shards : std::min(64u, usable_cores());
   Result<std::vector<OwnFd>> inherited = inherited_listeners();
@@ -207,6 +234,22 @@ Result<int> serve(const Config& config) {
   Listening named{.endpoints = listening->endpoints,
                   .inherited = listening->inherited,
                   .remarks = listening->remarks};
+  auto control = open_control(
+      config, **loop,
+      control_handlers(
+          {.engine = engine->uring ? "io_uring" : "epoll",
+           .engine_remark = engine->words,
+           .started_ns = started_ns,
+           .configuration = config_path,
+           .listening = listening->endpoints,
+           .registry = config.registry.path,
+           .control = config.control_path(),
+           .descriptors = limits->descriptors,
+           .shards = shards,
+           .state = [&] { return (*steward)->shutting_down() ? "draining" : "serving"; },
+           .backends = [&] { return (*registry)->backends(); }},
+          **steward));
+  if (!control) return std::unexpected(control.error());
   const auto start = engine->uring ? start_shards<UringBackend> : start_shards<EpollBackend>;
   if (Status started = start(shards, config, *limits, *std::move(listening), **registry,
                              services_max, steward_mailbox, table);
@@ -246,7 +289,7 @@ int run(int argc, char** argv) {
                config->services.size());
     return 0;
   }
-  const Result<int> ended = serve(*config);
+  const Result<int> ended = serve(*config, parsed.options.config_path);
   spdlog::shutdown();
   if (ended) return *ended;
   fmt::print(stderr, "tcpmuxd: {}\n", ended.error().message);

@@ -128,32 +128,20 @@ void Steward::log_refusal(const RefusalRecord& record) const {
 }
 
 void Steward::log_counters() const {
-  const auto sum = [this](auto&& read) {
-    std::uint64_t total = 0;
-    for (std::uint32_t i = 0; i < shards_.size(); ++i)
-      total += read(shards_.counters(i));
-    return total;
-  };
-  const auto of = [&](Counter ShardCounters::* counter) {
-    return sum([counter](const ShardCounters& one) { return (one.*counter).read(); });
-  };
-  std::string refused;
+  CounterValues values;
+  for (std::uint32_t i = 0; i < shards_.size(); ++i)
+    values.add(shards_.counters(i));
+  std::string line;
+  for (std::size_t i = 0; i < values.named.size(); ++i)
+    line += fmt::format(" {}={}", kNamedCounters[i].name, values.named[i]);
   std::uint64_t refused_all = 0;
-  for (int i = 0; i < kRefusalCount; ++i) {
-    const auto index = static_cast<std::size_t>(i);
-    const std::uint64_t count =
-        sum([index](const ShardCounters& one) { return one.refused[index].read(); });
-    refused_all += count;
-    refused += fmt::format(" refused_{}={}", refusal_word(static_cast<Refusal>(i)), count);
+  std::string refused;
+  for (std::size_t i = 0; i < values.refused.size(); ++i) {
+    refused_all += values.refused[i];
+    refused +=
+        fmt::format(" refused_{}={}", refusal_word(static_cast<Refusal>(i)), values.refused[i]);
   }
-  SPDLOG_INFO(
-      "counters: accepted={} handed_off={} messages={} refused={}{} helped={} timed_out={} "
-      "peer_gone={} passed={} taken_back={} closed_without_backend={} shed={} lane_full={}",
-      of(&ShardCounters::accepted), of(&ShardCounters::handed_off), of(&ShardCounters::messages),
-      refused_all, refused, of(&ShardCounters::helped), of(&ShardCounters::timed_out),
-      of(&ShardCounters::peer_gone), of(&ShardCounters::passed), of(&ShardCounters::taken_back),
-      of(&ShardCounters::closed_without_backend), of(&ShardCounters::shed),
-      of(&ShardCounters::lane_full));
+  SPDLOG_INFO("counters:{} refused={}{}", line, refused_all, refused);
 }
 
 }  // namespace tcpmux

@@ -32,6 +32,7 @@ class Steward {
 
   void set_hooks(StewardHooks hooks) { hooks_ = std::move(hooks); }
   void begin_shutdown(const char* why);
+  bool shutting_down() const { return shutting_down_; }
   // After the loop has stopped: by a second signal, so that shards may still be at work.
   bool forced() const { return forced_; }
   // One line with the sums of all counters.
