@@ -77,8 +77,8 @@ void add_options(CLI::App& app, CommandLine& options) {
   app.add_option("--registry", options.registry_path, "The Unix socket where backends register")
       ->type_name("PATH");
   app.add_option("--control", options.control_path,
-                 "The Unix socket for 'tcpmux ctl', \"\" for none; default: that of the registry,\n"
-                 "with .control.sock in the place of .sock")
+                 "The Unix socket for tcpmux ctl, \"\" for none; default: the registry's\n"
+                 "path with .control.sock in the place of .sock")
       ->type_name("PATH");
   app.add_option("--shards", options.shards,
                  "Threads that serve connections, 0 to " + std::to_string(kShardsMax) +
