@@ -18,7 +18,8 @@ constexpr const char* kDescription =
 
 constexpr const char* kFooter = R"(
 Flags override the configuration file. With neither: port 1 on all addresses, the registry at
-/run/tcpmux/registry.sock, and no service but those that backends may register.
+/run/tcpmux/registry.sock, the control socket at /run/tcpmux/registry.control.sock, and no service
+but those that backends may register.
 
 Examples:
   tcpmuxd --config /etc/tcpmuxd.toml
@@ -74,6 +75,10 @@ void add_options(CLI::App& app, CommandLine& options) {
       ->type_name("ADDR:PORT")
       ->allow_extra_args(false);
   app.add_option("--registry", options.registry_path, "The Unix socket where backends register")
+      ->type_name("PATH");
+  app.add_option("--control", options.control_path,
+                 "The Unix socket for tcpmux ctl, \"\" for none; default: the registry's\n"
+                 "path with .control.sock in the place of .sock")
       ->type_name("PATH");
   app.add_option("--shards", options.shards,
                  "Threads that serve connections, 0 to " + std::to_string(kShardsMax) +

@@ -12,6 +12,7 @@
 #include "core/base/fd.h"
 #include "core/server/config_reader.h"
 #include "core/server/config_services.h"
+#include "core/server/control_path.h"
 #include "core/server/toml_guard.h"
 
 namespace tcpmux {
@@ -58,16 +59,27 @@ std::string too_many_addresses(std::size_t count) {
          std::to_string(kListenMax);
 }
 
-std::optional<std::string> why_not_a_registry_path(std::string_view path) {
+std::optional<std::string> why_not_a_socket_path(std::string_view path, std::size_t bytes_max,
+                                                 std::string_view example) {
   const std::string name = quoted(path);
   if (!path.starts_with('/'))
-    return name + " is not an absolute path; write one as /run/tcpmux/registry.sock";
+    return name + " is not an absolute path; write one as " + std::string(example);
   if (path.ends_with('/')) return name + " is a directory; name a socket in it";
   if (path.find('\0') != std::string_view::npos) return name + " has a NUL in it";
-  if (path.size() > kRegistryPathBytesMax)
+  if (path.size() > bytes_max)
     return name + " has " + std::to_string(path.size()) +
-           " bytes; the path of a Unix socket has at most " + std::to_string(kRegistryPathBytesMax);
+           " bytes; the path of this Unix socket has at most " + std::to_string(bytes_max);
   return std::nullopt;
+}
+
+std::optional<std::string> why_not_a_registry_path(std::string_view path) {
+  return why_not_a_socket_path(path, kRegistryPathBytesMax, "/run/tcpmux/registry.sock");
+}
+
+std::optional<std::string> why_not_a_control_path(std::string_view path) {
+  if (path.empty()) return std::nullopt;
+  return why_not_a_socket_path(path, control_path_bytes_max(),
+                               "/run/tcpmux/registry.control.sock, or \"\" for none");
 }
 
 // `may_be_empty`: flags name the addresses.
@@ -95,6 +107,16 @@ void read_registry(Reading& reading, const toml::table* values, Config::Registry
   table.read("open", to.open);
   table.read_users("users", to.users);
   table.read_groups("groups", to.groups);
+  table.check_unknown_keys();
+}
+
+void read_control(Reading& reading, const toml::table* values, Config::Control& to) {
+  TableReader table(reading, values, "control", "control");
+  if (auto path = table.read_string("path", "\"/run/tcpmux/registry.control.sock\"")) {
+    if (const auto why = why_not_a_control_path(path->value))
+      reading.complaints.add(path->place, "control.path: " + *why);
+    to.path = std::move(path->value);
+  }
   table.check_unknown_keys();
 }
 
@@ -133,6 +155,7 @@ Config read_all(Reading& reading, const toml::table& file, bool listen_may_be_em
   if (const auto index = top.read_word("log_level", kLogLevelNames))
     config.log_level = static_cast<LogLevel>(*index);
   read_registry(reading, top.read_table("registry"), config.registry);
+  read_control(reading, top.read_table("control"), config.control);
   read_handshake(reading, top.read_table("handshake"), config.handshake);
   read_handoff(reading, top.read_table("handoff"), config.handoff);
   read_help(reading, top.read_table("help"), config.help_enabled);
@@ -198,6 +221,11 @@ std::vector<std::string> apply_flags(const CommandLine& options, Config& config)
       wrong.push_back("--registry: " + *why);
     config.registry.path = *options.registry_path;
   }
+  if (options.control_path) {
+    if (const auto why = why_not_a_control_path(*options.control_path))
+      wrong.push_back("--control: " + *why);
+    config.control.path = *options.control_path;
+  }
   if (options.shards && *options.shards > kShardsMax)
     wrong.push_back("--shards: " + std::to_string(*options.shards) +
                     " is out of range; it is from 0 to " + std::to_string(kShardsMax));
@@ -207,7 +235,26 @@ std::vector<std::string> apply_flags(const CommandLine& options, Config& config)
   return wrong;
 }
 
+// What only file and flags together can get wrong.
+std::optional<std::string> why_not_together(const Config& config) {
+  const std::string control = config.control_path();
+  if (control == config.registry.path)
+    return "control.path and registry.path are both " + quoted(control) +
+           "; they are two sockets: give each a path of its own";
+  if (const auto why = why_not_a_control_path(control))
+    return "control.path, which follows registry.path: " + *why + "; name another (--control)";
+  return std::nullopt;
+}
+
 }  // namespace
+
+std::string Config::control_path() const {
+  if (control.path) return *control.path;
+  constexpr std::string_view kSuffix = ".sock";
+  std::string_view stem = registry.path;
+  if (stem.ends_with(kSuffix)) stem.remove_suffix(kSuffix.size());
+  return std::string(stem) + ".control.sock";
+}
 
 Result<Config> parse_config(std::string_view toml, const std::string& source) {
   return read_text(toml, source, false);
@@ -224,6 +271,8 @@ Result<Config> load_config(const CommandLine& options) {
                                     /*listen_may_be_empty=*/!options.listen.empty());
   Config unread;  // where the file is wrong, the flags are still checked
   const std::vector<std::string> wrong = apply_flags(options, config ? *config : unread);
+  if (wrong.empty() && config)
+    if (const auto why = why_not_together(*config)) return fail(printable(*why));
   if (wrong.empty()) return config;
   std::string message = config ? "" : config.error().message;
   for (const std::string& line : wrong)

@@ -44,6 +44,13 @@ struct Config {
     std::vector<gid_t> groups;
   } registry;
 
+  struct Control {
+    // "": no control socket. Absent: beside the registry's (control_path()).
+    std::optional<std::string> path;
+  } control;
+  // What holds: registry.path with ".control.sock" in the place of ".sock", where none is named.
+  std::string control_path() const;
+
   struct Handshake {
     std::uint32_t deadline_ms = 10'000;  // accept to the end of the reply
     std::uint32_t line_bytes_max = 512;  // with its line end
@@ -68,6 +75,7 @@ struct CommandLine {
   bool check_config = false;
   std::vector<std::string> listen;
   std::optional<std::string> registry_path;
+  std::optional<std::string> control_path;
   std::optional<std::uint32_t> shards;
   std::optional<EngineChoice> engine;
   std::optional<LogLevel> log_level;

@@ -31,6 +31,14 @@ void EventLoop::remove(int fd) {
                "a descriptor is removed from the loop before it is closed");
 }
 
+void EventLoop::wait_for(int fd, Interest interest) {
+  const std::uint32_t wanted = (interest.readable ? std::uint32_t{EPOLLIN} : 0u) |
+                               (interest.writable ? std::uint32_t{EPOLLOUT} : 0u);
+  epoll_event event{.events = wanted, .data = {.fd = fd}};
+  TCPMUX_CHECK(::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) == 0,
+               "only a descriptor that was added is waited for");
+}
+
 void EventLoop::add_tick(std::int64_t interval_ms, Handler handler) {
   const std::int64_t interval_ns = interval_ms * kNanosPerMilli;
   const auto next_ns = std::make_shared<std::int64_t>(monotonic_ns() + interval_ns);

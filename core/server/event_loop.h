@@ -23,6 +23,12 @@ class EventLoop {
   // calls remove() before closing it; that may happen inside a handler.
   Status add(int fd, Handler handler);
   void remove(int fd);
+  // What wakes the handler up from now on, beside the end of both directions, which always does.
+  struct Interest {
+    bool readable = true;
+    bool writable = false;
+  };
+  void wait_for(int fd, Interest interest);
   // `handler` runs about every `interval_ms`.
   void add_tick(std::int64_t interval_ms, Handler handler);
   // `handler` runs when the time (monotonic) has come that `at_ns` tells, which is asked before

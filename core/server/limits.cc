@@ -11,13 +11,15 @@
 #include <string>
 
 #include "core/base/fd.h"
+#include "core/server/control_socket.h"
 
 namespace tcpmux {
 namespace {
 
 // Standard streams, the steward's loop, signals and mailbox, the registry and its lock, the log,
-// and some for libraries (name service) for a moment.
-constexpr std::uint32_t kProcessDescriptors = 12;
+// and some for libraries (name service) for a moment; the control socket, who is connected to it,
+// and one more for a moment.
+constexpr std::uint32_t kProcessDescriptors = 12 + 1 + kControlConnectionsMax + 1;
 // Engine, mailbox, the descriptor in reserve, and one for a moment.
 constexpr std::uint32_t kShardDescriptors = 4;
 // A mux that cannot hold so many at once is no use.

@@ -18,7 +18,7 @@ namespace {
 sigset_t our_signals() {
   sigset_t set;
   ::sigemptyset(&set);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1})
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2})
     ::sigaddset(&set, signal);
   return set;
 }
@@ -59,7 +59,9 @@ void Steward::receive_signals() {
     if (signal == SIGUSR1) {
       log_counters();
     } else if (signal == SIGHUP) {
-      SPDLOG_WARN("SIGHUP is ignored: a new configuration needs a restart");
+      hooks_.reload();
+    } else if (signal == SIGUSR2) {
+      hooks_.upgrade();
     } else if (shutting_down_) {
       SPDLOG_WARN("{} again: ending at once", ::strsignal(signal));
       forced_ = true;
@@ -74,7 +76,7 @@ void Steward::begin_shutdown(const char* why) {
   shutting_down_ = true;
   SPDLOG_INFO("shutting down ({}): no more connections are accepted, handshakes have {} ms", why,
               drain_ms_);
-  if (hooks_.shutdown_begins) hooks_.shutdown_begins();
+  hooks_.shutdown_begins();
   const std::int64_t deadline_ns = monotonic_ns() + drain_ms_ * kNanosPerMilli;
   shards_.send_all([deadline_ns] {
     ShardMessage message;
@@ -113,8 +115,14 @@ void Steward::receive(StewardMessage& message) {
     case StewardMessage::Kind::kSinkNotice:
       hooks_.sink_notice(message);
       return;
+    case StewardMessage::Kind::kShardPaused:
+      hooks_.shard_paused();
+      return;
+    case StewardMessage::Kind::kPassedOn:
+      hooks_.passed_on(std::move(message.connection));
+      return;
     case StewardMessage::Kind::kShardDone:
-      if (++shards_done_ == shards_.size()) loop_.stop();
+      if (++shards_done_ == shards_.size()) hooks_.shards_done();
       return;
   }
 }
@@ -128,32 +136,20 @@ void Steward::log_refusal(const RefusalRecord& record) const {
 }
 
 void Steward::log_counters() const {
-  const auto sum = [this](auto&& read) {
-    std::uint64_t total = 0;
-    for (std::uint32_t i = 0; i < shards_.size(); ++i)
-      total += read(shards_.counters(i));
-    return total;
-  };
-  const auto of = [&](Counter ShardCounters::* counter) {
-    return sum([counter](const ShardCounters& one) { return (one.*counter).read(); });
-  };
-  std::string refused;
+  CounterValues values;
+  for (std::uint32_t i = 0; i < shards_.size(); ++i)
+    values.add(shards_.counters(i));
+  std::string line;
+  for (std::size_t i = 0; i < values.named.size(); ++i)
+    line += fmt::format(" {}={}", kNamedCounters[i].name, values.named[i]);
   std::uint64_t refused_all = 0;
-  for (int i = 0; i < kRefusalCount; ++i) {
-    const auto index = static_cast<std::size_t>(i);
-    const std::uint64_t count =
-        sum([index](const ShardCounters& one) { return one.refused[index].read(); });
-    refused_all += count;
-    refused += fmt::format(" refused_{}={}", refusal_word(static_cast<Refusal>(i)), count);
+  std::string refused;
+  for (std::size_t i = 0; i < values.refused.size(); ++i) {
+    refused_all += values.refused[i];
+    refused +=
+        fmt::format(" refused_{}={}", refusal_word(static_cast<Refusal>(i)), values.refused[i]);
   }
-  SPDLOG_INFO(
-      "counters: accepted={} handed_off={} messages={} refused={}{} helped={} timed_out={} "
-      "peer_gone={} passed={} taken_back={} closed_without_backend={} shed={} lane_full={}",
-      of(&ShardCounters::accepted), of(&ShardCounters::handed_off), of(&ShardCounters::messages),
-      refused_all, refused, of(&ShardCounters::helped), of(&ShardCounters::timed_out),
-      of(&ShardCounters::peer_gone), of(&ShardCounters::passed), of(&ShardCounters::taken_back),
-      of(&ShardCounters::closed_without_backend), of(&ShardCounters::shed),
-      of(&ShardCounters::lane_full));
+  SPDLOG_INFO("counters:{} refused={}{}", line, refused_all, refused);
 }
 
 }  // namespace tcpmux

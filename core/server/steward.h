@@ -17,11 +17,18 @@
 
 namespace tcpmux {
 
-// What the sink's half on this thread (the registry) is told.
+// What the other parts on this thread (the registry, the daemon) are told. All are set.
 struct StewardHooks {
   std::function<void(std::unique_ptr<SinkMessage>)> sink;
   std::function<void(const StewardMessage&)> sink_notice;
   std::function<void()> shutdown_begins;
+  std::function<void()> reload;   // SIGHUP
+  std::function<void()> upgrade;  // SIGUSR2
+  // For the successor.
+  std::function<void()> shard_paused;
+  std::function<void(PassedConnection)> passed_on;
+  // All shards have done what kShutdown or kLeave asked for.
+  std::function<void()> shards_done;
 };
 
 class Steward {
@@ -32,6 +39,9 @@ class Steward {
 
   void set_hooks(StewardHooks hooks) { hooks_ = std::move(hooks); }
   void begin_shutdown(const char* why);
+  bool shutting_down() const { return shutting_down_; }
+  // A new configuration: how long a shutdown may take.
+  void set_drain_ms(std::int64_t drain_ms) { drain_ms_ = drain_ms; }
   // After the loop has stopped: by a second signal, so that shards may still be at work.
   bool forced() const { return forced_; }
   // One line with the sums of all counters.
@@ -56,7 +66,8 @@ class Steward {
   bool forced_ = false;
 };
 
-// SIGTERM, SIGINT, SIGHUP and SIGUSR1 are then received by the steward alone; SIGPIPE is ignored.
+// SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 are then received by the steward alone; SIGPIPE is
+// ignored.
 void block_signals();
 
 }  // namespace tcpmux

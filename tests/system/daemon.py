@@ -148,8 +148,10 @@ class Daemon(Child):
         handed_off = counters["handed_off"] - counters["taken_back"]
         others = ["refused", "helped", "timed_out", "peer_gone", "closed_without_backend"]
         ended = handed_off + sum(counters[name] for name in others)
-        if ended != counters["accepted"]:
-            raise AssertionError(f"{counters['accepted']} accepted, {ended} ended: {counters}")
+        ended += counters["passed_on"]
+        began = counters["accepted"] + counters["inherited"]
+        if ended != began:
+            raise AssertionError(f"{began} began, {ended} ended: {counters}")
 
     def last_counters(self):
         """The counters that it logs at its end; none where the log level keeps them back."""

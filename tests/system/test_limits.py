@@ -60,7 +60,7 @@ class FewDescriptors(LimitsTest):
         daemon = self.start(600_000)
         clients = self.flood(daemon.address, FLOOD)
         eventually(
-            lambda: len(daemon.descriptors()) >= DESCRIPTORS / 2 and self.settled(daemon),
+            lambda: len(daemon.descriptors()) >= 3 * DESCRIPTORS / 8 and self.settled(daemon),
             "the daemon has taken what it can",
         )
         self.assertLessEqual(len(daemon.descriptors()), DESCRIPTORS)

@@ -63,6 +63,7 @@ TEST(LoadConfig, FlagsOverrideTheFile) {
   options.engine = EngineChoice::kUring;
   options.log_level = LogLevel::kDebug;
   options.registry_path = "/flag";
+  options.control_path = "/control";
   const Config both = load_config(options).value();
   EXPECT_EQ(both.listen, endpoints({"[::1]:7"}));
   EXPECT_FALSE(both.listen_is_default);
@@ -70,6 +71,7 @@ TEST(LoadConfig, FlagsOverrideTheFile) {
   EXPECT_EQ(both.engine, EngineChoice::kUring);
   EXPECT_EQ(both.log_level, LogLevel::kDebug);
   EXPECT_EQ(both.registry.path, "/flag");
+  EXPECT_EQ(both.control_path(), "/control");
   EXPECT_TRUE(both.registry.open);
 }
 
@@ -86,13 +88,15 @@ TEST(LoadConfig, BadFlagsAreNamed) {
   CommandLine options;
   options.listen = {"127.0.0.1", "127.0.0.1:7", "127.0.0.1:7"};
   options.registry_path = "relative";
+  options.control_path = "relative, too";
   options.shards = 65;
   const std::vector<std::string> lines = lines_of(error_of(load_config(options)));
-  ASSERT_EQ(lines.size(), 4u);
+  ASSERT_EQ(lines.size(), 5u);
   EXPECT_TRUE(lines[0].starts_with("--listen: '127.0.0.1' has no port")) << lines[0];
   EXPECT_TRUE(lines[1].starts_with("--listen: 127.0.0.1:7 stands in the list twice")) << lines[1];
   EXPECT_TRUE(lines[2].starts_with("--registry: 'relative' is not an absolute")) << lines[2];
-  EXPECT_TRUE(lines[3].starts_with("--shards: 65 is out of range")) << lines[3];
+  EXPECT_TRUE(lines[3].starts_with("--control: 'relative, too' is not an absolute")) << lines[3];
+  EXPECT_TRUE(lines[4].starts_with("--shards: 65 is out of range")) << lines[4];
 }
 
 TEST(LoadConfig, BadFlagsAreNamedBesideABadFile) {
@@ -104,6 +108,23 @@ TEST(LoadConfig, BadFlagsAreNamedBesideABadFile) {
   ASSERT_EQ(lines.size(), 2u);
   EXPECT_TRUE(lines[0].starts_with(*options.config_path + ":1:10: ")) << lines[0];
   EXPECT_TRUE(lines[1].starts_with("--registry: ")) << lines[1];
+}
+
+TEST(LoadConfig, TwoSocketsNeedTwoPaths) {
+  CommandLine options;
+  options.registry_path = "/same";
+  options.control_path = "/same";
+  EXPECT_NE(error_of(load_config(options)).find("are both '/same'"), std::string::npos);
+}
+
+TEST(LoadConfig, APathThatFollowsFromTheRegistrysMayBeTooLong) {
+  CommandLine options;
+  options.registry_path = "/" + std::string(100, 'p');
+  const std::string error = error_of(load_config(options));
+  EXPECT_NE(error.find("control.path, which follows registry.path"), std::string::npos) << error;
+  EXPECT_NE(error.find("--control"), std::string::npos) << error;
+  options.control_path = "";
+  EXPECT_EQ(load_config(options).value().control_path(), "");
 }
 
 TEST(LoadConfig, AFileThatCannotBeReadSaysWhy) {
@@ -153,8 +174,8 @@ TEST(CommandLine, WithoutFlagsSaysNothing) {
   const Printed printed = command_line({});
   EXPECT_EQ(printed.parsed.exit_code, std::nullopt);
   const CommandLine& options = printed.parsed.options;
-  EXPECT_FALSE(options.config_path || options.registry_path || options.shards || options.engine ||
-               options.log_level || options.check_config);
+  EXPECT_FALSE(options.config_path || options.registry_path || options.control_path ||
+               options.shards || options.engine || options.log_level || options.check_config);
   EXPECT_TRUE(options.listen.empty());
   EXPECT_EQ(printed.out + printed.err, "");
 }
@@ -162,12 +183,13 @@ TEST(CommandLine, WithoutFlagsSaysNothing) {
 TEST(CommandLine, ReadsEveryFlag) {
   const CommandLine options =
       command_line({"--config", "/etc/c.toml", "--listen", "127.0.0.1:4", "--listen=[::1]:4",
-                    "--registry", "/r", "--shards", "64", "--engine", "io_uring", "--log-level",
-                    "error", "--check-config"})
+                    "--registry", "/r", "--control", "/c", "--shards", "64", "--engine", "io_uring",
+                    "--log-level", "error", "--check-config"})
           .parsed.options;
   EXPECT_EQ(options.config_path, "/etc/c.toml");
   EXPECT_EQ(options.listen, (std::vector<std::string>{"127.0.0.1:4", "[::1]:4"}));
   EXPECT_EQ(options.registry_path, "/r");
+  EXPECT_EQ(options.control_path, "/c");
   EXPECT_EQ(options.shards, 64u);
   EXPECT_EQ(options.engine, EngineChoice::kUring);
   EXPECT_EQ(options.log_level, LogLevel::kError);
@@ -177,10 +199,10 @@ TEST(CommandLine, ReadsEveryFlag) {
 TEST(CommandLine, HelpIsHelpful) {
   const Printed printed = command_line({"--help"});
   EXPECT_EQ(printed.parsed.exit_code, 0);
-  for (const char* text : {"--config FILE", "--listen ADDR:PORT", "--registry PATH", "--shards N",
-                           "--engine", "auto, io_uring or epoll", "--check-config", "--log-level",
-                           "debug, info, warning, error or off", "--version", "--help",
-                           "Examples:", "tcpmuxd.example.toml"})
+  for (const char* text : {"--config FILE", "--listen ADDR:PORT", "--registry PATH",
+                           "--control PATH", "--shards N", "--engine", "auto, io_uring or epoll",
+                           "--check-config", "--log-level", "debug, info, warning, error or off",
+                           "--version", "--help", "Examples:", "tcpmuxd.example.toml"})
     EXPECT_NE(printed.out.find(text), std::string::npos) << text << " in\n" << printed.out;
   EXPECT_EQ(printed.err, "");
   for (const std::string& line : lines_of(printed.out))

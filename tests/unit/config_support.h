@@ -49,6 +49,7 @@ inline void expect_same_scalars(const Config& a, const Config& b) {
   EXPECT_EQ(a.registry.open, b.registry.open);
   EXPECT_EQ(a.registry.users, b.registry.users);
   EXPECT_EQ(a.registry.groups, b.registry.groups);
+  EXPECT_EQ(a.control_path(), b.control_path());
   EXPECT_EQ(a.handshake.deadline_ms, b.handshake.deadline_ms);
   EXPECT_EQ(a.handshake.line_bytes_max, b.handshake.line_bytes_max);
   EXPECT_EQ(a.handshake.connections_per_shard_max, b.handshake.connections_per_shard_max);

@@ -32,6 +32,8 @@ TEST(Config, ReadsEveryKey) {
     open = true
     users = [7, "root"]
     groups = ["root", 4294967294]
+    [control]
+    path = "/tmp/c"
     [handshake]
     deadline_ms = 1
     line_bytes_max = 65536
@@ -62,6 +64,7 @@ TEST(Config, ReadsEveryKey) {
   EXPECT_TRUE(config.registry.open);
   EXPECT_EQ(config.registry.users, (std::vector<uid_t>{7, 0}));
   EXPECT_EQ(config.registry.groups, (std::vector<gid_t>{0, 4294967294}));
+  EXPECT_EQ(config.control_path(), "/tmp/c");
   EXPECT_EQ(config.handshake.deadline_ms, 1u);
   EXPECT_EQ(config.handshake.line_bytes_max, 65536u);
   EXPECT_EQ(config.handshake.connections_per_shard_max, 1'000'000u);
@@ -109,6 +112,14 @@ TEST(Config, AcceptsWhatLooksLikeAClashAndIsNone) {
   parsed("registry.path = '/" + std::string(106, 'p') + "'");
 }
 
+TEST(Config, TheControlSocketIsBesideTheRegistry) {
+  EXPECT_EQ(Config{}.control_path(), "/run/tcpmux/registry.control.sock");
+  EXPECT_EQ(parsed("registry.path = '/a/b.sock'").control_path(), "/a/b.control.sock");
+  EXPECT_EQ(parsed("registry.path = '/a/b'").control_path(), "/a/b.control.sock");
+  EXPECT_EQ(parsed("registry.path = '/a/b.sock'\ncontrol.path = '/c'").control_path(), "/c");
+  EXPECT_EQ(parsed("control.path = ''").control_path(), "") << "none is wanted";
+}
+
 // ---- What is refused
 
 TEST(ConfigRefuses, UnknownKeys) {
@@ -123,7 +134,8 @@ TEST(ConfigRefuses, UnknownKeys) {
            {"[help]\nzzz = 3", "2:1", {"unknown key 'zzz'", "the keys known here: enabled"}},
            {"xyzzy = 1",
             "1:1",
-            {"the keys known here: engine, handoff, handshake, help, listen, log_level, registry, "
+            {"the keys known here: control, engine, handoff, handshake, help, listen, log_level, "
+             "registry, "
              "services, shards"}},
            {"[xyzzy]\na = 1\nb = 2", "1:2", {"unknown key 'xyzzy'"}},
            {"xyzzy.a.b = 1", "1:1", {"unknown key 'xyzzy'"}},
@@ -292,6 +304,17 @@ TEST(ConfigRefuses, BadRegistryPaths) {
            {"registry.path = '/" + std::string(107, 'p') + "'",
             "1:17",
             {"has 108 bytes", "at most 107"}},
+       })
+    expect_refused(refusal);
+}
+
+TEST(ConfigRefuses, BadControlPaths) {
+  for (const Refusal& refusal : std::vector<Refusal>{
+           {"control.path = 'run/x'", "1:16", {"not an absolute path", "/run/tcpmux/", "for none"}},
+           {"control.path = '/run/'", "1:16", {"is a directory"}},
+           {"control.path = '/" + std::string(106, 'p') + "'",
+            "1:16",
+            {"has 107 bytes", "at most 106"}},
        })
     expect_refused(refusal);
 }

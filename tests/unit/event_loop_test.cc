@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <array>
@@ -200,6 +201,30 @@ TEST_F(EventLoopTest, ADescriptorHasOneHandler) {
   EXPECT_EQ(second.error().code, EEXIST);
   loop_->run();
   EXPECT_EQ(first, 1) << "the first one stays";
+}
+
+TEST_F(EventLoopTest, ADescriptorIsWaitedForAsItIsAskedFor) {
+  int ends[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  const OwnFd one(ends[0]);
+  OwnFd other(ends[1]);
+  ASSERT_EQ(::write(other.get(), "x", 1), 1);
+  int runs = 0;
+  ASSERT_TRUE(loop_->add(one.get(), [&] {
+    switch (++runs) {
+      case 1:  // readable
+        loop_->wait_for(one.get(), {.readable = false, .writable = true});
+        return;
+      case 2:  // writable
+        loop_->wait_for(one.get(), {.readable = false});
+        other.reset();
+        return;
+      default:  // it has ended, which nobody asked for
+        loop_->stop();
+    }
+  }));
+  loop_->run();
+  EXPECT_EQ(runs, 3);
 }
 
 TEST_F(EventLoopTest, WhatCannotBeWatchedIsSaid) {

@@ -20,9 +20,11 @@ std::string example_text() {
   std::ifstream stream(file);
   EXPECT_TRUE(stream.is_open()) << file;
   std::string text((std::istreambuf_iterator<char>(stream)), {});
-  const std::size_t listen = text.find("\n#listen = ");
-  EXPECT_NE(listen, std::string::npos) << "the default is shown, but as a comment";
-  if (listen != std::string::npos) text.erase(listen + 1, 1);
+  for (const char* key : {"\n#listen = ", "\n#path = "}) {
+    const std::size_t at = text.find(key);
+    EXPECT_NE(at, std::string::npos) << "the default is shown, but as a comment";
+    if (at != std::string::npos) text.erase(at + 1, 1);
+  }
   return text;
 }
 
@@ -48,6 +50,7 @@ TEST(Example, HasEveryKey) {
     std::string unknown;
   } sections[] = {{"", "zzzzzz = 1"},
                   {"[registry]", "registry.zzzzzz = 1"},
+                  {"[control]", "control.zzzzzz = 1"},
                   {"[handshake]", "handshake.zzzzzz = 1"},
                   {"[handoff]", "handoff.zzzzzz = 1"},
                   {"[help]", "help.zzzzzz = 1"},
