@@ -303,17 +303,20 @@ std::int64_t SimBackend::next_turn_ns() const {
   return next_ns;
 }
 
+void SimBackend::note_accepted(int fd) {
+  kernel_.give_to(fd, shard_);
+  Client& client = clients_[kernel_.file(fd).index];
+  client.accepted_ns = client.decided_ns = context_.now_ns;
+  ++ledger_.current().accepted;
+  context_.note(What::kAccepted, client.serial, fd);
+}
+
 // What a completion means to the books, at the moment when the shard hears of it.
 void SimBackend::hand_out(const Result& result, Completion& completion) {
   completion = result.completion;
   if (completion.tag.operation == Operation::kAccept) {
     if (completion.result < 0) return;
-    kernel_.give_to(completion.result, shard_);
-    Client& client = clients_[kernel_.file(completion.result).index];
-    client.accepted_ns = client.decided_ns = context_.now_ns;
-    ++ledger_.current().accepted;
-    context_.note(What::kAccepted, client.serial, completion.result);
-    return;
+    return note_accepted(completion.result);
   }
   Client& client = clients_[result.client];
   if (client.operation.kind == Kind::kReply && client.answer == Told::kPlus) {

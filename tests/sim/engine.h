@@ -49,6 +49,7 @@ class SimBackend final : public Watcher {
   Endpoints endpoints(int fd);
   std::uint32_t queued_bytes(int fd);
   std::int64_t receive_now(int fd, msghdr* message);
+  int accept_now(int fd);
   void dismiss(int fd, std::span<const char> bytes);
   Shed shed(int fd, std::span<const char> bytes);
   std::size_t reap(std::span<Completion> completions);
@@ -93,6 +94,7 @@ class SimBackend final : public Watcher {
   std::int32_t end_of(Client& client);
 
   void accept_waiting();
+  void note_accepted(int fd);
   void end_accept(std::int32_t result);
   int take_from_backlog();
   bool acquire_reserve();

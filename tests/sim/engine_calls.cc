@@ -207,6 +207,18 @@ void SimBackend::dismiss(int fd, std::span<const char> bytes) {
   context_.note(What::kDismissed, client.serial);
 }
 
+int SimBackend::accept_now(int fd) {
+  const Outside outside;
+  if (accepting_ || kernel_.file_of(fd, File::Kind::kListener).index != shard_)
+    broken(0, "accept_now on a listener that is accepted from");
+  if (kernel_.listener(shard_).backlog.empty()) return -EAGAIN;
+  const int accepted = take_from_backlog();
+  if (accepted < 0) return -EMFILE;
+  ++calls_;
+  note_accepted(accepted);
+  return accepted;
+}
+
 bool SimBackend::acquire_reserve() {
   if (reserve_ < 0) reserve_ = kernel_.open({.kind = File::Kind::kReserve});
   return reserve_ >= 0;
@@ -221,13 +233,9 @@ Shed SimBackend::shed(int fd, std::span<const char> bytes) {
   const int accepted = take_from_backlog();
   if (accepted >= 0) {
     ++calls_;
-    kernel_.give_to(accepted, shard_);
-    Client& client = clients_[kernel_.file(accepted).index];
-    client.accepted_ns = context_.now_ns;
-    Account& account = ledger_.current();
-    ++account.accepted;
-    if (refusal_of(bytes) == Refusal::kBusy) ++account.shed;
-    context_.note(What::kShed, client.serial);
+    note_accepted(accepted);
+    if (refusal_of(bytes) == Refusal::kBusy) ++ledger_.current().shed;
+    context_.note(What::kShed, kernel_.client_of(accepted).serial);
     dismiss(accepted, bytes);
     kernel_.close(accepted);
   }

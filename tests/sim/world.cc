@@ -186,6 +186,8 @@ void World::receive(StewardMessage& message) {
     case Kind::kNone:
     case Kind::kRefusal:
     case Kind::kAcceptFailed:
+    case Kind::kShardPaused:
+    case Kind::kPassedOn:
       return;
   }
 }
