@@ -49,6 +49,9 @@ class SimBackend final : public Watcher {
   Endpoints endpoints(int fd);
   std::uint32_t queued_bytes(int fd);
   std::int64_t receive_now(int fd, msghdr* message);
+  bool has_room_for(std::size_t count) {
+    return kernel_.has_room(static_cast<std::uint32_t>(count));
+  }
   int accept_now(int fd);
   void dismiss(int fd, std::span<const char> bytes);
   Shed shed(int fd, std::span<const char> bytes);
