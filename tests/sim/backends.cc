@@ -41,7 +41,7 @@ void Backends::receive_from(std::uint32_t place, std::uint32_t generation) {
   SimProcess& process = processes_[place];
   if (process.id == 0 || process.generation != generation) return;
   process.receives_soon = false;
-  if (process.stalled) return;
+  if (process.stalled || process.lanes.empty()) return;
   misbehave(place);
   if (process.id == 0 || process.stalled || process.lanes.empty()) return;
   const auto count = static_cast<std::uint32_t>(process.lanes.size());
@@ -130,12 +130,12 @@ void Backends::misbehave(std::uint32_t place) {
   SimProcess& process = processes_[place];
   if (context_.fault(Dial::kDie)) return die(place);
   if (context_.fault(Dial::kStall)) return stall(process, place);
-  if (!process.registered || process.draining || closed_) return;
+  if (!process.registered || process.left || process.draining || closed_) return;
   if (context_.fault(Dial::kRubbish)) {
     end_registration(process);
     context_.schedule(context_.random.skewed(kLeaves_ns), Happening::Kind::kBackendWakes, place,
                       process.generation);
-  } else if (context_.fault(Dial::kDrain)) {
+  } else if (!paused_ && context_.fault(Dial::kDrain)) {
     process.draining = true;
     context_.note(What::kDrainsBackend, process.id);
     send_routes(process.services);
@@ -162,8 +162,8 @@ void Backends::stall(SimProcess& process, std::uint32_t place) {
 // From a stall; or it leaves, where it is registered no more.
 void Backends::wake(std::uint32_t place, std::uint32_t generation) {
   SimProcess& process = processes_[place];
-  if (process.id == 0 || process.generation != generation) return;
-  if (!process.registered || process.draining) return die(place);
+  if (process.id == 0 || process.generation != generation || process.lanes.empty()) return;
+  if (!process.registered || process.left || process.draining) return die(place);
   if (!std::exchange(process.stalled, false)) return;
   context_.note(What::kWakes, process.id);
   look_who_is_able();
@@ -174,15 +174,22 @@ void Backends::die(std::uint32_t place) {
   SimProcess& process = processes_[place];
   context_.note(What::kDies, process.id);
   if (process.registered) end_registration(process);
-  const std::vector<std::uint32_t> lanes = std::move(process.lanes);
+  const std::vector<std::uint32_t> lanes = std::exchange(process.lanes, {});
+  // A registry that hears nobody just now knows it still.
+  if (!process.left) clear(process);
+  for (const std::uint32_t lane : lanes)
+    kernel_.leave_lane(lane);
+  look_who_is_able();
+}
+
+void Backends::clear(SimProcess& process) {
   const std::uint32_t generation = process.generation + 1;
   process = SimProcess{};
   process.generation = generation;
-  for (const std::uint32_t lane : lanes)
-    kernel_.leave_lane(lane);
 }
 
 void Backends::empty_and_leave() {
+  paused_ = false;
   for (std::uint32_t place = 0; place < processes_.size(); ++place) {
     if (processes_[place].id == 0) continue;
     for (const std::uint32_t lane : processes_[place].lanes)

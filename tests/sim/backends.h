@@ -16,11 +16,9 @@
 #include "tests/sim/context.h"
 #include "tests/sim/kernel.h"
 #include "tests/sim/ledger.h"
-#include "tests/sim/mail.h"
+#include "tests/sim/process.h"
 
 namespace tcpmux::sim {
-
-inline constexpr std::uint32_t kLanesPerShardMax = 16;
 
 struct SimProcess {
   std::uint32_t generation = 0;
@@ -30,6 +28,7 @@ struct SimProcess {
   bool stalled = false;
   bool receives_soon = false;
   bool shut_a_lane = false;
+  bool left = false;           // its registration ends when the registry hears of it
   std::uint32_t services = 0;  // bit n: service n
   std::uint64_t shards = 0;    // bit n: it has a lane on shard n
   std::uint64_t version = 0;   // of the routes that name it first
@@ -43,9 +42,10 @@ class Backends final : public LaneReader {
     Kernel& kernel;
     Clients& clients;
     Ledger& ledger;
-    Mail& mail;
   };
-  Backends(Parts parts, std::uint32_t shards, std::uint32_t lanes_max);
+  Backends(Parts parts, std::uint32_t lanes_max);
+  // Which process's shards they are told of.
+  void serve(Process& process);
 
   // The tables that there have been; the last is the newest.
   void set_tables(const std::vector<std::shared_ptr<const ServiceTable>>* tables) {
@@ -65,6 +65,12 @@ class Backends final : public LaneReader {
   void routes_are_known(std::uint64_t version);
 
   void stop_registering() { closed_ = true; }
+  // The registry hears nobody, and keeps lanes that come back.
+  void pause() { paused_ = true; }
+  // Lanes go to their shards again, and whoever has left meanwhile is gone.
+  void resume();
+  // The same with the shards of another process, to which everything goes.
+  void move_to(Process& process);
   // The mux has ended: backends empty their lanes, and leave.
   void empty_and_leave();
 
@@ -78,6 +84,9 @@ class Backends final : public LaneReader {
   void send_routes(std::uint32_t services);
   void command(handoff::RouterMessage::Kind kind, std::uint64_t backend);
   void end_registration(SimProcess& process);
+  void hand_over(std::unique_ptr<handoff::Lane> lane);
+  void hear_who_has_left();
+  void clear(SimProcess& process);
   void die(std::uint32_t place);
   void misbehave(std::uint32_t place);
   void stall(SimProcess& process, std::uint32_t place);
@@ -92,8 +101,11 @@ class Backends final : public LaneReader {
   Kernel& kernel_;
   Clients& clients_;
   Ledger& ledger_;
-  Mail& mail_;
+  Mail* mail_ = nullptr;
   std::uint32_t shards_;
+  std::uint32_t first_ = 0;  // the number of the first of them
+  bool paused_ = false;
+  std::vector<std::unique_ptr<handoff::Lane>> away_;
   const std::vector<std::shared_ptr<const ServiceTable>>* tables_ = nullptr;
   std::vector<SimProcess> processes_;
   std::vector<std::uint32_t> lanes_on_shard_;

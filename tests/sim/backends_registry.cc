@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
+#include "handoff/lane_state.h"
 #include "tests/sim/backends.h"
 
 namespace tcpmux::sim {
@@ -25,20 +27,24 @@ ShardMessage of_sink(std::unique_ptr<SinkMessage> sink) {
 
 }  // namespace
 
-Backends::Backends(Parts parts, std::uint32_t shards, std::uint32_t lanes_max)
+Backends::Backends(Parts parts, std::uint32_t lanes_max)
     : context_(parts.context),
       kernel_(parts.kernel),
       clients_(parts.clients),
       ledger_(parts.ledger),
-      mail_(parts.mail),
-      shards_(shards),
-      lanes_on_shard_(shards),
+      shards_(static_cast<std::uint32_t>(parts.context.dials[Dial::kShards])),
+      lanes_on_shard_(shards_),
       lanes_max_(lanes_max) {
   kernel_.set_reader(this);
 }
 
+void Backends::serve(Process& process) {
+  mail_ = &process.mail;
+  first_ = process.first;
+}
+
 void Backends::register_missing() {
-  if (closed_) return;
+  if (closed_ || paused_) return;
   const auto there = std::count_if(processes_.begin(), processes_.end(),
                                    [](const auto& one) { return one.registered && !one.draining; });
   if (there < context_.dials[Dial::kBackends]) register_one();
@@ -77,7 +83,7 @@ void Backends::make_lane(SimProcess& process, std::uint32_t place, std::uint32_t
   SimLane& lane = kernel_.lane(number);
   lane.backend = process.id;
   lane.backend_place = place;
-  lane.shard = shard;
+  lane.shard = first_ + shard;
   lane.services = process.services;
   lane.raw = raw;
   Lane::Setup setup;
@@ -96,7 +102,7 @@ void Backends::make_lane(SimProcess& process, std::uint32_t place, std::uint32_t
   process.shards |= std::uint64_t{1} << shard;
   ++lanes_on_shard_[shard];
   ++lanes_;
-  mail_.post(shard, of_sink(std::move(made)));
+  mail_->post(shard, of_sink(std::move(made)));
 }
 
 void Backends::send_routes(std::uint32_t services) {
@@ -115,26 +121,34 @@ void Backends::send_routes(std::uint32_t services) {
       }
       command->entries.push_back(entry);
     }
-    mail_.post(shard, of_sink(std::move(command)));
+    mail_->post(shard, of_sink(std::move(command)));
   }
   look_who_is_able();
 }
 
 void Backends::command(RouterMessage::Kind kind, std::uint64_t backend) {
   for (std::uint32_t shard = 0; shard < shards_; ++shard)
-    mail_.post(shard, of_sink(std::make_unique<BackendCommand>(kind, backend)));
+    mail_->post(shard, of_sink(std::make_unique<BackendCommand>(kind, backend)));
 }
 
 // First the others, so that what is taken back has somewhere to go.
 void Backends::end_registration(SimProcess& process) {
+  if (paused_) {
+    process.left = true;
+    return;
+  }
   context_.note(What::kLoses, process.id);
-  process.registered = false;
+  process.registered = process.left = false;
   send_routes(process.services);
   command(RouterMessage::Kind::kBackendGone, process.id);
 }
 
 void Backends::lane_returns(std::unique_ptr<SinkMessage> message) {
   const auto& lane = static_cast<const Lane&>(*message);
+  if (paused_ && !lane.gone) {
+    away_.emplace_back(static_cast<Lane*>(message.release()));
+    return;
+  }
   context_.note(What::kLaneReturns, lane.setup.backend, lane.shard);
   --lanes_on_shard_[lane.shard];
   --lanes_;
@@ -149,6 +163,56 @@ void Backends::lane_is_broken(std::uint64_t backend) {
   }
 }
 
+void Backends::hand_over(std::unique_ptr<Lane> lane) {
+  const std::uint32_t shard = lane->shard;
+  const std::uint64_t id = lane->setup.backend;
+  mail_->post(shard, of_sink(std::move(lane)));
+  const auto found = std::find_if(processes_.begin(), processes_.end(),
+                                  [id](const auto& one) { return one.id == id && one.registered; });
+  if (found != processes_.end() && !found->draining) return;
+  const auto kind = found == processes_.end() ? RouterMessage::Kind::kBackendGone
+                                              : RouterMessage::Kind::kDrainBackend;
+  mail_->post(shard, of_sink(std::make_unique<BackendCommand>(kind, id)));
+}
+
+void Backends::hear_who_has_left() {
+  for (SimProcess& process : processes_) {
+    if (process.id == 0 || !process.left) continue;
+    end_registration(process);
+    if (process.lanes.empty()) clear(process);
+  }
+}
+
+void Backends::resume() {
+  paused_ = false;
+  for (std::unique_ptr<Lane>& lane : std::exchange(away_, {}))
+    hand_over(std::move(lane));
+  hear_who_has_left();
+  look_who_is_able();
+}
+
+// Lanes go over as production writes them down for its successor.
+void Backends::move_to(Process& process) {
+  serve(process);
+  paused_ = false;
+  routes_known_ = 0;
+  for (std::unique_ptr<Lane>& lane : std::exchange(away_, {})) {
+    const nlohmann::json state = nlohmann::json::parse(handoff::lane_state(*lane).dump());
+    const std::uint32_t place = kernel_.file(lane->setup.ours.get()).index;
+    kernel_.lane(place).shard = first_ + lane->shard;
+    hand_over(handoff::lane_from(state, lane->setup.services, std::move(lane->setup.ours),
+                                 std::move(lane->setup.copy_of_theirs)));
+  }
+  std::uint32_t all = 0;
+  for (const SimProcess& one : processes_)
+    if (one.registered) all |= one.services;
+  send_routes(all);
+  for (SimProcess& one : processes_)
+    if (one.registered) one.version = routes_version_;
+  hear_who_has_left();
+  look_who_is_able();
+}
+
 void Backends::routes_are_known(std::uint64_t version) {
   if (std::exchange(routes_known_, version) != version) look_who_is_able();
 }
@@ -158,8 +222,9 @@ void Backends::look_who_is_able() {
   std::uint32_t registered = 0;
   std::uint32_t able = 0;
   for (const SimProcess& process : processes_) {
-    const bool known = process.registered && !process.draining && !process.shut_a_lane &&
-                       process.version != 0 && process.version <= routes_known_;
+    const bool known = process.registered && !process.left && !process.draining &&
+                       !process.shut_a_lane && process.version != 0 &&
+                       process.version <= routes_known_;
     if (known) registered |= process.services;
     if (known && !process.stalled) able |= process.services;
   }

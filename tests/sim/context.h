@@ -27,7 +27,7 @@ struct Happening {
     kBackendReceives,  // a: backend's place, b: its generation
     kBackendWakes,
     kBackendDrops,  // a: client, b: its generation
-    kMail,          // a: channel
+    kMail,          // a: the process's first shard, b: channel
     kChange,        // something in the mux's surroundings may change
   };
   std::int64_t at_ns = 0;

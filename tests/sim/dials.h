@@ -74,6 +74,7 @@ enum class Dial : std::uint8_t {
   kSlowSteward,
   kShardPause,
   kTableSwap,
+  kUpgrade,
   kEarlyShutdown,
   kClockJump,
   kRealClockJump,

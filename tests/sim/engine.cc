@@ -17,12 +17,13 @@ constexpr std::int64_t kLate_ns = 5 * kNanosPerMilli;
 
 }  // namespace
 
-SimBackend::SimBackend(Parts parts, std::uint32_t shard)
+SimBackend::SimBackend(Parts parts, std::uint32_t shard, std::uint32_t listener)
     : context_(parts.context),
       kernel_(parts.kernel),
       clients_(parts.clients),
       ledger_(parts.ledger),
       shard_(shard),
+      listener_(listener),
       lazy_(context_.dials[Dial::kLazyEngine] != 0) {
   acquire_reserve();
 }
@@ -82,7 +83,7 @@ void SimBackend::drain(Tag tag, int fd) {
 
 void SimBackend::accept(Tag tag, int fd) {
   const File& file = kernel_.file_of(fd, File::Kind::kListener);
-  if (accepting_ || file.index != shard_) broken(0, "a second accept on a listener");
+  if (accepting_ || file.index != listener_) broken(0, "a second accept on a listener");
   ++calls_;
   accept_tag_ = tag;
   accepting_ = true;
@@ -252,7 +253,7 @@ bool SimBackend::attempt_drain(Client& client, std::int32_t& result) {
 
 // A descriptor of the client that waited longest; -1 without one, or without a client.
 int SimBackend::take_from_backlog() {
-  std::vector<std::uint32_t>& backlog = kernel_.listener(shard_).backlog;
+  std::vector<std::uint32_t>& backlog = kernel_.listener(listener_).backlog;
   if (backlog.empty()) return -1;
   const std::uint32_t client = backlog.front();
   const int fd = kernel_.open({.kind = File::Kind::kClient, .index = client});
@@ -269,7 +270,7 @@ void SimBackend::end_accept(std::int32_t result) {
 }
 
 void SimBackend::accept_waiting() {
-  std::vector<std::uint32_t>& backlog = kernel_.listener(shard_).backlog;
+  std::vector<std::uint32_t>& backlog = kernel_.listener(listener_).backlog;
   for (int i = 0; i < kAcceptsPerTurn && accepting_ && !backlog.empty(); ++i) {
     if (context_.fault(Dial::kAcceptMfile)) return end_accept(-EMFILE);
     if (context_.fault(Dial::kAcceptNfile)) return end_accept(-ENFILE);
@@ -295,7 +296,7 @@ void SimBackend::begin_turn() {
 }
 
 std::int64_t SimBackend::next_turn_ns() const {
-  const bool clients_wait = accepting_ && !kernel_.listener(shard_).backlog.empty();
+  const bool clients_wait = accepting_ && !kernel_.listener(listener_).backlog.empty();
   if (!slept_ || wakeup_ || !changed_.empty() || clients_wait) return context_.now_ns;
   std::int64_t next_ns = deadline_ns_;
   for (const Result& result : results_)

@@ -29,7 +29,8 @@ class SimBackend final : public Watcher {
     Clients& clients;
     Ledger& ledger;
   };
-  SimBackend(Parts parts, std::uint32_t shard);
+  // `shard`: its number in the world; `listener`: whose backlog it may accept from.
+  SimBackend(Parts parts, std::uint32_t shard, std::uint32_t listener);
   ~SimBackend();
   SimBackend(const SimBackend&) = delete;
   SimBackend& operator=(const SimBackend&) = delete;
@@ -113,6 +114,7 @@ class SimBackend final : public Watcher {
   Clients& clients_;
   Ledger& ledger_;
   std::uint32_t shard_;
+  std::uint32_t listener_;
   bool lazy_;
 
   Tag accept_tag_;

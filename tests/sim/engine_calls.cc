@@ -209,9 +209,9 @@ void SimBackend::dismiss(int fd, std::span<const char> bytes) {
 
 int SimBackend::accept_now(int fd) {
   const Outside outside;
-  if (accepting_ || kernel_.file_of(fd, File::Kind::kListener).index != shard_)
+  if (accepting_ || kernel_.file_of(fd, File::Kind::kListener).index != listener_)
     broken(0, "accept_now on a listener that is accepted from");
-  if (kernel_.listener(shard_).backlog.empty()) return -EAGAIN;
+  if (kernel_.listener(listener_).backlog.empty()) return -EAGAIN;
   const int accepted = take_from_backlog();
   if (accepted < 0) return -EMFILE;
   ++calls_;
@@ -226,7 +226,7 @@ bool SimBackend::acquire_reserve() {
 
 Shed SimBackend::shed(int fd, std::span<const char> bytes) {
   const Outside outside;
-  if (kernel_.file_of(fd, File::Kind::kListener).index != shard_)
+  if (kernel_.file_of(fd, File::Kind::kListener).index != listener_)
     broken(0, "shed on another shard's listener");
   if (!acquire_reserve()) return Shed::kNoDescriptor;
   kernel_.close(std::exchange(reserve_, -1));

@@ -13,6 +13,7 @@ int Kernel::open(File file) {
     clients_.hold(file.index);
     ++owned_[file.owner];
   }
+  if (file.kind == File::Kind::kListener) ++listeners_[file.index].references;
   // The number that was closed last: whoever goes on using an old one meets somebody else.
   if (free_.empty()) {
     files_.push_back(file);
@@ -79,7 +80,7 @@ void Kernel::close(int fd) {
     }
     case File::Kind::kListener: {
       SimListener& listener = listeners_[closed.index];
-      listener.open = false;
+      if (--listener.references > 0) return;
       for (const std::uint32_t client : listener.backlog)
         clients_.let_go(client);
       listener.backlog.clear();
@@ -104,12 +105,6 @@ std::uint32_t Kernel::close_all() {
     ++closed;
   }
   return closed;
-}
-
-void Kernel::connect(std::uint32_t number, std::uint32_t client) {
-  SimListener& listener = listeners_[number];
-  listener.backlog.push_back(client);
-  if (listener.watcher != nullptr) listener.watcher->changed(kNoClient);
 }
 
 LaneMessage& SimLane::push() {

@@ -27,9 +27,9 @@ struct File {
 };
 
 struct SimListener {
-  bool open = false;
+  std::uint32_t references = 0;        // descriptors, of all processes
   std::vector<std::uint32_t> backlog;  // clients
-  Watcher* watcher = nullptr;          // whose accept is armed here
+  bool is_open() const { return references > 0; }
 };
 
 struct LaneMessage {
@@ -101,7 +101,9 @@ class Kernel {
 
   SimListener& listener(std::uint32_t number) { return listeners_[number]; }
   // A client stands in the backlog of a listener that is open.
-  void connect(std::uint32_t listener, std::uint32_t client);
+  void connect(std::uint32_t listener, std::uint32_t client) {
+    listeners_[listener].backlog.push_back(client);
+  }
 
   std::uint32_t make_lane(std::uint32_t window);
   SimLane& lane(std::uint32_t place) { return lanes_[place]; }

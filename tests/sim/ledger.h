@@ -22,6 +22,7 @@ struct Account {
   std::uint64_t messages = 0;
   std::uint64_t taken_back = 0;
   std::uint64_t passed = 0;
+  std::uint64_t passed_on = 0;  // that the steward has heard of
   std::uint64_t shed = 0;
   std::uint64_t helped = 0;
   std::uint64_t lane_full = 0;
@@ -50,6 +51,8 @@ class Ledger {
   void balance(std::uint32_t shard, const ShardCounters& counters) const;
   void balance_all() const;
   void time_has_jumped();
+  // The shard has ended, and its number may be another's.
+  void close_account(std::uint32_t shard);
 
   // Which services somebody can serve, since when (kNever_ns: nobody can): by service.
   struct Service {
@@ -59,7 +62,7 @@ class Ledger {
   std::array<Service, 16> services;
 
   std::uint64_t received = 0;
-  std::uint64_t no_slot_after_plus = 0;
+  std::uint64_t inherited = 0;
 
  private:
   void check_refusal(const Client& client, Refusal refusal) const;
@@ -69,6 +72,8 @@ class Ledger {
   Context& context_;
   Kernel& kernel_;
   std::array<Account, kShardsMax> accounts_{};
+  std::uint64_t accepted_ = 0;  // in closed accounts
+  std::uint64_t ends_ = 0;
 };
 
 // "too_long" of "-too long for a service name\r\n".

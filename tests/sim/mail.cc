@@ -10,11 +10,13 @@ constexpr std::int64_t kFullAgain_ns = 200 * kMicro_ns;
 
 }  // namespace
 
-Mail::Mail(Context& context, Kernel& kernel, Ledger& ledger, std::uint32_t shards)
+Mail::Mail(Context& context, Kernel& kernel, Ledger& ledger, std::uint32_t shards,
+           std::uint32_t first)
     : context_(context),
       kernel_(kernel),
       ledger_(ledger),
       shards_(shards),
+      first_(first),
       seen_(shards),
       channels_(2 * shards),
       connections_(shards) {
@@ -34,7 +36,7 @@ void Mail::schedule(std::uint32_t number) {
   if (channel.letters.empty() || std::exchange(channel.scheduled, true)) return;
   const bool slow = context_.fault(Dial::kSlowMail);
   context_.schedule(context_.random.skewed(slow ? kSlow_ns : 5 * kMicro_ns), Happening::Kind::kMail,
-                    number);
+                    first_, number);
 }
 
 void Mail::post(std::uint32_t to, ShardMessage message) {
@@ -51,7 +53,7 @@ void Mail::collect(std::uint32_t from) {
       const Client& client = kernel_.client_of(fd);
       context_.note(What::kPasses, client.serial, to);
       kernel_.give_to(fd, kNobody);
-      ++ledger_.of(from).passed;
+      ++ledger_.of(first_ + from).passed;
       channels_[from].letters.push_back(std::move(letter));
       letter = {.to = to, .message = {}};
     }
@@ -80,13 +82,24 @@ void Mail::deliver(std::uint32_t number) {
   if (channel.letters.empty()) return;
   if (deliver_first(channel)) return schedule(number);
   channel.scheduled = true;
-  context_.schedule(kFullAgain_ns, Happening::Kind::kMail, number);
+  context_.schedule(kFullAgain_ns, Happening::Kind::kMail, first_, number);
 }
 
 void Mail::end() {
   channels_.clear();
   own_.clear();
   in_transit_.clear();
+}
+
+void Mail::deliver_all_of_steward() {
+  for (std::uint32_t to = 0; to < shards_; ++to)
+    while (!channels_[shards_ + to].letters.empty())
+      if (!deliver_first(channels_[shards_ + to])) break;
+}
+
+bool Mail::steward_has_said_all() const {
+  return std::all_of(channels_.begin() + shards_, channels_.end(),
+                     [](const Channel& one) { return one.letters.empty(); });
 }
 
 bool Mail::deliver_all_of_shards() {

@@ -22,7 +22,8 @@ namespace tcpmux::sim {
 
 class Mail {
  public:
-  Mail(Context& context, Kernel& kernel, Ledger& ledger, std::uint32_t shards);
+  // The shards of one process; `first` is the number of the first of them in the world.
+  Mail(Context& context, Kernel& kernel, Ledger& ledger, std::uint32_t shards, std::uint32_t first);
 
   ShardMailbox& own(std::uint32_t shard) { return *own_[shard]; }
   // What shard `from` sees as the mailboxes of all.
@@ -37,6 +38,9 @@ class Mail {
   // All that shards have sent is in its receivers' mailboxes, where these have room; false: not
   // all.
   bool deliver_all_of_shards();
+  // The same of what the steward has sent, as far as mailboxes have room.
+  void deliver_all_of_steward();
+  bool steward_has_said_all() const;
   // Connections that lie in the shard's own mailbox, which it empties in the turn of its wakeup.
   std::vector<int>& connections_in(std::uint32_t shard) { return connections_[shard]; }
   // The process has ended, and nothing is sent any more.
@@ -60,6 +64,7 @@ class Mail {
   Kernel& kernel_;
   Ledger& ledger_;
   std::uint32_t shards_;
+  std::uint32_t first_;
   std::vector<std::unique_ptr<ShardMailbox>> own_;
   std::vector<std::unique_ptr<ShardMailbox>> in_transit_;  // from * shards_ + to
   std::vector<std::vector<ShardMailbox*>> seen_;

@@ -31,9 +31,12 @@ struct Totals {
     sum.received += one.received;
     sum.taken_back += one.taken_back;
     sum.passed += one.passed;
+    sum.passed_on += one.passed_on;
+    sum.upgrades += one.upgrades;
     sum.refused += one.refused;
     sum.closed_without_backend += one.closed_without_backend;
     sum.turns += one.turns;
+    sum.hash = sum.hash * 31 + one.hash;
     sum.forced += one.forced;
     for (std::size_t i = 0; i < kDialCount; ++i)
       sum.injected[i] += one.injected[i];
@@ -89,10 +92,11 @@ void print(const Totals& totals) {
   fmt::print("{} worlds, {} connections in {:.1f} s ({:.0f} a second); no invariant broke\n",
              totals.worlds, sum.connections, totals.seconds, totals.rate());
   fmt::print(
-      "received {}, refused {}, passed {}, taken back {}, closed without a backend {}; "
-      "{} turns; {} worlds were made to end; hash {:016x}\n",
-      sum.received, sum.refused, sum.passed, sum.taken_back, sum.closed_without_backend, sum.turns,
-      sum.forced, sum.hash);
+      "received {}, refused {}, passed {}, in {} upgrades passed on {}, taken back {}, closed "
+      "without a "
+      "backend {}; {} turns; {} worlds were made to end; hash {:016x}\n",
+      sum.received, sum.refused, sum.passed, sum.upgrades, sum.passed_on, sum.taken_back,
+      sum.closed_without_backend, sum.turns, sum.forced, sum.hash);
   std::string faults;
   for (std::size_t i = 0; i < kDialCount; ++i)
     if (info(static_cast<Dial>(i)).is_fault)
@@ -111,16 +115,18 @@ bool write_json(const Totals& totals, const Options& options) {
   file << fmt::format(
       "{{\"first_seed\": {}, \"worlds\": {}, \"connections\": {}, \"seconds\": {:.3f}, "
       "\"connections_per_second\": {:.0f}, \"received\": {}, \"refused\": {}, \"passed\": {}, "
-      "\"taken_back\": {}, \"closed_without_backend\": {}, \"turns\": {}, \"forced_ends\": {}, "
+      "\"upgrades\": {}, \"passed_on\": {}, \"taken_back\": {}, \"closed_without_backend\": {}, "
+      "\"turns\": {}, \"forced_ends\": {}, "
       "\"faults\": {{{}}}}}\n",
       options.first_seed, totals.worlds, sum.connections, totals.seconds, totals.rate(),
-      sum.received, sum.refused, sum.passed, sum.taken_back, sum.closed_without_backend, sum.turns,
-      sum.forced, faults);
+      sum.received, sum.refused, sum.passed, sum.upgrades, sum.passed_on, sum.taken_back,
+      sum.closed_without_backend, sum.turns, sum.forced, faults);
   return file.good();
 }
 
 void died(int signal) {
   std::signal(signal, SIG_DFL);
+  allocation_forbidden = false;
   broken(signal == SIGALRM ? 6 : 0,
          signal == SIGALRM ? "a turn does not end" : fmt::format("signal {}", signal));
 }

@@ -56,6 +56,10 @@ constexpr std::array<const char*, static_cast<std::size_t>(What::kCount)> kTexts
     "the shard pauses for {1} ns",
     "time jumps by {1} ns",
     "the clock of the day jumps by {1} ns",
+    "an upgrade begins",
+    "the upgrade was for nothing",
+    "process {0} serves in the other's place",
+    "client {0} is passed on to the successor",
 };
 
 }  // namespace

@@ -56,6 +56,10 @@ enum class What : std::uint8_t {
   kPause,
   kJump,
   kRealJump,
+  kUpgradeBegins,
+  kUpgradeFails,
+  kUpgradeServes,
+  kPassesOn,
   kCount,
 };
 

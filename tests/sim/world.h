@@ -3,25 +3,22 @@
 //
 // A step is one turn of one shard, or one happening around them, whichever is next. After every
 // step the invariants are checked that can have broken in it; every so often all clients are.
+//
+//   serving --upgrade--> settling --> pausing --> the successor serves, and the old one leaves
+//      '--shutdown--> ended              '--> it was for nothing: serving again
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <memory>
-#include <string>
-#include <utility>
 #include <vector>
 
-#include "core/server/shard.h"
-#include "handoff/router.h"
 #include "tests/sim/backends.h"
 #include "tests/sim/client.h"
 #include "tests/sim/context.h"
-#include "tests/sim/engine.h"
 #include "tests/sim/kernel.h"
 #include "tests/sim/ledger.h"
-#include "tests/sim/mail.h"
+#include "tests/sim/process.h"
 
 namespace tcpmux::sim {
 
@@ -30,9 +27,11 @@ struct WorldResult {
   std::uint64_t received = 0;     // by backends
   std::uint64_t taken_back = 0;
   std::uint64_t passed = 0;
+  std::uint64_t passed_on = 0;  // to a successor
   std::uint64_t refused = 0;
   std::uint64_t closed_without_backend = 0;
   std::uint64_t turns = 0;
+  std::uint64_t upgrades = 0;
   std::uint64_t forced = 0;  // worlds in which a shard was made to end
   std::uint64_t hash = 0;
   std::array<std::uint64_t, kDialCount> injected{};
@@ -48,59 +47,59 @@ class World {
   void close_owned(int fd);
 
  private:
-  using SimShard = Shard<SimBackend, handoff::Router<SimBackend>>;
-  struct Seat {
-    ShardCounters counters;
-    std::atomic<std::uint64_t> routes_version = 0;
-    SimBackend* engine = nullptr;  // owned by the shard
-    std::unique_ptr<SimShard> shard;
-    std::uint32_t slots = 0;
-    std::int64_t busy_until_ns = 0;
-    std::uint32_t idle_turns = 0;  // in a row
-    bool ended = false;
-  };
+  enum class Upgrade : std::uint8_t { kNone, kSettling, kPausing };
 
-  void make_table();
-  void make_shard(std::uint32_t number);
   std::uint32_t lanes_max() const;
   std::uint32_t descriptors_max() const;
+  SimBackend::Parts parts() { return {context_, kernel_, clients_, ledger_}; }
+  Process& current() { return *processes_[current_]; }
+  Process* predecessor() { return processes_[1 - current_].get(); }
 
-  // --- a step ---
+  // --- a step (world.cc) ---
   bool step();
-  void turn(std::uint32_t number);
-  void check_turn(std::uint32_t number);
+  void wake_up();
+  void turn(Process& process, Seat& seat);
+  void check_turn(Seat& seat);
   void happen(const Happening& happening);
   void client_comes();
   void change();
-  void read_steward_mail();
-  void receive(StewardMessage& message);
-  void swap_table();
+  void read_steward_mail(Process& process);
+  void receive(Process& process, StewardMessage& message);
   void check_all();
   void check_client(const Client& client) const;
 
-  // --- the end ---
+  // --- what changes (world_changes.cc) ---
+  void make_table();
+  void change_configuration();
+  void jump();
+  void begin_upgrade();
+  void settle();
+  void shard_paused(Process& process);
+  void go_on();
+  void succeed();
+  void pass_on(PassedConnection connection);
+
+  // --- the end (world.cc) ---
   void begin_shutdown();
-  void stop();
-  void end_process();
-  WorldResult sum_up() const;
+  void shard_done(Process& process);
+  void end_shards(Process& process);
+  void end_predecessor();
+  void end_all();
 
   Context& context_;
   Clients clients_;
   Kernel kernel_;
   Ledger ledger_;
-  Mail mail_;
-  Backends backends_;
-  StewardMailbox steward_;
   std::vector<std::shared_ptr<const ServiceTable>> tables_;
-  std::vector<std::unique_ptr<Seat>> seats_;
+  Backends backends_;
+  std::array<std::unique_ptr<Process>, 2> processes_;
+  std::size_t current_ = 0;
+  Upgrade upgrade_ = Upgrade::kNone;
   std::uint64_t to_come_;
   std::uint64_t steps_ = 0;
-  std::uint64_t turns_ = 0;
-  std::uint32_t shards_done_ = 0;
   std::int64_t shutdown_at_ns_ = kNever_ns;
   std::int64_t last_jump_ns_ = 0;  // when time jumped last
-  std::int64_t steward_busy_until_ns_ = 0;
-  bool forced_ = false;
+  WorldResult result_;
 };
 
 extern World* world;
