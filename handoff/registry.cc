@@ -318,11 +318,12 @@ void Registry::send_due_welcomes() {
 
 // A lane has ended: its descriptors, its place and its window are free. Or all are given away.
 void Registry::receive(std::unique_ptr<SinkMessage> message) {
-  if (paused_) {
+  const auto& lane = static_cast<const Lane&>(*message);
+  // One that is gone has ended, and is not to come back.
+  if (paused_ && !lane.gone) {
     away_.emplace_back(static_cast<Lane*>(message.release()));
     return;
   }
-  const auto& lane = static_cast<const Lane&>(*message);
   descriptors_used_ -= 2;
   windows_used_ -= lane.setup.window;
   --lanes_on_shard_[lane.shard];

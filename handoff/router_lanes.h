@@ -40,6 +40,7 @@ void Router<Io>::add_lane(std::unique_ptr<Lane> lane) {
   while (index < lanes_.size() && (lanes_[index] != nullptr || owed_[index] > 0))
     ++index;
   TCPMUX_CHECK(index < lanes_.size(), "the registry makes no more lanes than a shard has places");
+  TCPMUX_CHECK(!lane->gone, "a lane that has ended does not come again");
   lanes_used_ = std::max(lanes_used_, index + 1);
   lanes_[index] = std::move(lane);
   if (!lanes_[index]->broken) link(index);
