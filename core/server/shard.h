@@ -184,6 +184,7 @@ class Shard final : public HandoffEvents {
   bool shutting_down_ = false;
   bool turned_away_ = false;
   bool reported_done_ = false;
+  std::uint64_t report_number_ = 0;
   bool stop_ = false;
   std::int64_t shutdown_at_ns_ = kNever_ns;
   std::int64_t accept_failure_logged_ns_ = 0;

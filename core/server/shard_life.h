@@ -135,6 +135,10 @@ void Shard<Io, Sink>::receive(ShardMessage& message) {
     case ShardMessage::Kind::kShutdown:
       begin_shutdown(message.deadline_ns);
       return;
+    case ShardMessage::Kind::kReport:
+      reported_done_ = false;
+      report_number_ = message.number;
+      return;
     case ShardMessage::Kind::kStop:
       stop_ = true;
       return;
@@ -297,7 +301,7 @@ template <IoBackend Io, HandoffSink Sink>
 void Shard<Io, Sink>::report_done() {
   StewardMessage message;
   message.kind = StewardMessage::Kind::kShardDone;
-  message.number = options_.number;
+  message.number = report_number_;
   reported_done_ = links_.steward.send(std::move(message));
 }
 

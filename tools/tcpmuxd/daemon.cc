@@ -191,7 +191,8 @@ Status Daemon::take_over() {
       },
       [this] {
         predecessor_is_there_ = false;
-        end_if_all_is_done();
+        // Its last clients are on their way to shards that may have been done before.
+        steward_->ask_shards_again();
       });
   predecessor_is_there_ = heard.has_value();
   if (!heard) SPDLOG_ERROR("the daemon before us cannot be heard: {}", heard.error().message);

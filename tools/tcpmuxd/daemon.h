@@ -70,7 +70,6 @@ class Daemon {
   Result<std::vector<std::string>> apply(Config next);
   void upgrade(const ControlReply* reply);
   void take_client(PassedConnection client, const std::string& service);
-  void end_if_all_is_done();
 
   const std::int64_t started_ns_;
   Origin origin_;
@@ -90,7 +89,6 @@ class Daemon {
   std::unique_ptr<ControlSocket> control_;
   std::uint32_t next_shard_ = 0;       // that gets a client of the process before us
   bool predecessor_is_there_ = false;  // and may still pass clients on to us
-  bool shards_are_done_ = false;
 };
 
 }  // namespace tcpmux

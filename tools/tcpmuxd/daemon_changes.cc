@@ -25,16 +25,11 @@ StewardHooks Daemon::hooks() {
           .upgrade = [this] { upgrade(nullptr); },
           .shard_paused = [this] { upgrade_->shard_paused(); },
           .passed_on = [this](PassedConnection c) { upgrade_->pass_on(std::move(c)); },
+          // While the process before us is there, it may have clients for us.
           .shards_done =
               [this] {
-                shards_are_done_ = true;
-                end_if_all_is_done();
+                if (!predecessor_is_there_) loop_->stop();
               }};
-}
-
-// Who is upgraded twice in a row may still get clients from the process before.
-void Daemon::end_if_all_is_done() {
-  if (shards_are_done_ && !(upgrade_->is_leaving() && predecessor_is_there_)) loop_->stop();
 }
 
 std::string_view Daemon::state() const {
