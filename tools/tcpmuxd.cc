@@ -24,6 +24,7 @@
 #include "core/server/event_loop.h"
 #include "core/server/limits.h"
 #include "core/server/listen.h"
+#include "core/server/service_manager.h"
 #include "core/server/shard_set.h"
 #include "core/server/status.h"
 #include "core/server/steward.h"
@@ -147,6 +148,13 @@ handoff::RegistryOptions registry_options(const Config& config, const Limits& li
           .services_max = services_max};
 }
 
+std::string joined(const std::vector<Endpoint>& endpoints) {
+  std::string all;
+  for (const Endpoint& endpoint : endpoints)
+    all += (all.empty() ? "" : ", ") + to_string(endpoint);
+  return all;
+}
+
 void log_start(const Config& config, const Engine& engine, const Limits& limits,
                std::uint32_t shards, const Listening& listening) {
   for (const std::string& remark : listening.remarks)
@@ -157,11 +165,8 @@ void log_start(const Config& config, const Engine& engine, const Limits& limits,
         "(ulimit -n, LimitNOFILE=)",
         limits.connections_per_shard, config.handshake.connections_per_shard_max,
         limits.descriptors);
-  std::string addresses;
-  for (const Endpoint& endpoint : listening.endpoints)
-    addresses += (addresses.empty() ? "" : ", ") + to_string(endpoint);
   SPDLOG_INFO("tcpmuxd {} started: engine {}, {} shards, listening on {}{}; registry {}",
-              TCPMUX_VERSION, engine.words, shards, addresses,
+              TCPMUX_VERSION, engine.words, shards, joined(listening.endpoints),
               listening.inherited ? " (passed to us)" : "", config.registry.path);
   if (!config.control_path().empty()) SPDLOG_INFO("control socket {}", config.control_path());
 #ifdef TCPMUX_MIMALLOC
@@ -225,7 +230,11 @@ Result<int> serve(const Config& config, const std::optional<std::string>& config
   (*steward)->set_hooks(
       {.sink = [&](std::unique_ptr<SinkMessage> m) { (*registry)->receive(std::move(m)); },
        .sink_notice = [&](const StewardMessage& notice) { (*registry)->receive_notice(notice); },
-       .shutdown_begins = [&] { (*registry)->begin_shutdown(); }});
+       .shutdown_begins =
+           [&] {
+             tell_stopping("handshakes finish");
+             (*registry)->begin_shutdown();
+           }});
 
   const Result<Engine> engine = choose_engine(config.engine);
   if (!engine) return std::unexpected(engine.error());
@@ -256,6 +265,7 @@ Result<int> serve(const Config& config, const std::optional<std::string>& config
       !started)
     return std::unexpected(started.error());
   log_start(config, *engine, *limits, shard_count, named);
+  tell_ready("serving on " + joined(named.endpoints));
 
   (*loop)->run();
   if ((*steward)->forced()) {
