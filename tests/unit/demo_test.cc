@@ -210,14 +210,18 @@ TEST_F(DemoTest, DaytimeSpeaksTheProtocol) {
   EXPECT_EQ(program.says("\n"), "told 192.0.2.7 port 50000 the time\n");
 }
 
-TEST_F(DemoTest, DaytimeEndsWithTheMux) {
-  Program program(daytime({}));
+TEST_F(DemoTest, DaytimeOutlivesTheMux) {
+  const Program program(daytime({}));
   welcome();
   const OwnFd client = client_of("daytime");
   registration_ = {};
   EXPECT_THAT(read_all(client), EndsWith("\r\n")) << "it was in the lane";
-  program.rest();
-  EXPECT_EQ(program.wait(), 0);
+  mux_.next();                                                    // takes it, and is gone
+  mux_.next().refuse(RefuseCode::kShuttingDown, "another time");  // is leaving itself
+  mux_.next().refuse(RefuseCode::kNoRoom, "another time");
+  welcome();
+  const OwnFd another = client_of("daytime");
+  EXPECT_THAT(read_all(another), EndsWith("\r\n"));
 }
 
 TEST_F(DemoTest, DaytimeSaysWhyItIsRefused) {

@@ -8,6 +8,7 @@
 
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "core/server/service_manager.h"
 #include "tools/tcpmuxd/log.h"
 
 #ifdef TCPMUX_MIMALLOC
@@ -199,6 +200,13 @@ Status Daemon::take_over() {
   return {};
 }
 
+std::string Daemon::addresses() const {
+  std::string all;
+  for (const ListenAddress& address : listening_.addresses)
+    all += (all.empty() ? "" : ", ") + to_string(address.real);
+  return all;
+}
+
 void Daemon::log_start() const {
   for (const std::string& remark : listening_.remarks)
     SPDLOG_WARN("{}", remark);
@@ -208,11 +216,8 @@ void Daemon::log_start() const {
         "(ulimit -n, LimitNOFILE=)",
         limits_.connections_per_shard, config_.handshake.connections_per_shard_max,
         limits_.descriptors);
-  std::string addresses;
-  for (const ListenAddress& address : listening_.addresses)
-    addresses += (addresses.empty() ? "" : ", ") + to_string(address.real);
-  SPDLOG_INFO("tcpmuxd {} started: engine {}, {} shards, listening on {}{}; registry {}",
-              TCPMUX_VERSION, engine_.words, shard_count_, addresses,
+  SPDLOG_INFO("tcpmuxd {} started: pid {}, engine {}, {} shards, listening on {}{}; registry {}",
+              TCPMUX_VERSION, ::getpid(), engine_.words, shard_count_, addresses(),
               listening_.inherited() ? " (passed to us)" : "", config_.registry.path);
   if (takeover_) SPDLOG_INFO("took over {} backends", registry_->backend_count());
   if (!config_.control_path().empty()) SPDLOG_INFO("control socket {}", config_.control_path());
@@ -232,6 +237,7 @@ Result<int> Daemon::run() {
     shards_->serve();
   }
   log_start();
+  tell_ready("serving on " + addresses());
   loop_->run();
   if (steward_->forced()) {
     // The shards are at work, so nothing of them can be torn down.

@@ -58,6 +58,7 @@ class Daemon {
   std::vector<ShardOptions> shard_options();
   ShardSettings shard_settings() const;
   handoff::RegistryOptions registry_options() const;
+  std::string addresses() const;
   void log_start() const;
 
   // --- what others ask for (daemon_changes.cc) ---

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/clock.h"
+#include "core/server/service_manager.h"
 #include "tools/tcpmuxd/daemon.h"
 #include "tools/tcpmuxd/log.h"
 
@@ -19,6 +20,7 @@ StewardHooks Daemon::hooks() {
           .shutdown_begins =
               [this] {
                 upgrade_->abort("we are shutting down");
+                if (!upgrade_->is_leaving()) tell_stopping("handshakes finish");
                 registry_->begin_shutdown();
               },
           .reload = [this] { static_cast<void>(reload()); },
@@ -82,8 +84,10 @@ ControlHandlers Daemon::control_handlers() {
 Result<std::vector<std::string>> Daemon::reload() {
   Result<std::vector<std::string>> done = fail("the daemon is being replaced, or ends");
   if (state() == "serving") {
+    tell_reloading();
     Result<Config> next = load_config(origin_.options);
     done = next ? apply(*std::move(next)) : std::unexpected(next.error());
+    tell_ready("serving on " + addresses());
   }
   if (!done) {
     SPDLOG_ERROR("not reloaded, the old configuration stays: {}", done.error().message);
@@ -153,6 +157,7 @@ void Daemon::upgrade(const ControlReply* reply) {
       if (waiting) waiting->send({{"ok", false}, {"error", successor.error().message}});
       return;
     }
+    tell_main_pid(*successor);
     const std::int64_t took_ms = (monotonic_ns() - began_ns) / kNanosPerMilli;
     if (waiting)
       waiting->send({{"ok", true},
