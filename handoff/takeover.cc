@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include <unistd.h>
+
 namespace tcpmux::handoff {
 namespace {
 
@@ -38,7 +40,9 @@ Result<std::optional<Takeover>> Takeover::from_environment() {
   if (!is_number) return fail(std::string(kUpgradeVariable) + " is not a descriptor's number");
   auto channel = UpgradeChannel::from(OwnFd(fd));
   if (!channel) return std::unexpected(channel.error());
-  return Takeover(*std::move(channel));
+  Result<Guardian> guardian = Guardian::fork_off();
+  if (!guardian) return std::unexpected(guardian.error());
+  return Takeover(*std::move(channel), *std::move(guardian));
 }
 
 Status Takeover::receive_offer() {
@@ -97,7 +101,8 @@ Status Takeover::take_everything(Registry& registry) {
 }
 
 Status Takeover::serving() {
-  return channel_.send({{"kind", "serving"}}, {});
+  guardian_.let_go();
+  return channel_.send({{"kind", "serving"}, {"pid", ::getpid()}}, {});
 }
 
 void Takeover::failed(const std::string& why) {

@@ -172,7 +172,7 @@ class TakenOver(UpgradeTest):
 
     def test_windows_are_full_on_both_sides(self):
         """A full lane stays full: the new one knows what the old one sent."""
-        config = {"handoff": {"room_wait_ms": 50, "stall_ms": 60_000}, **ECHO}
+        config = {"handoff": {"room_wait_ms": 50, "stall_ms": 60_000, "deadline_ms": 500}, **ECHO}
         daemon = self.start(config, shards=1)
         backend = self.backend("echo", window=5, lanes=1)
         for _ in range(5):

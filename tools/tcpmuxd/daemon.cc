@@ -194,6 +194,8 @@ Status Daemon::take_over() {
         predecessor_is_there_ = false;
         // Its last clients are on their way to shards that may have been done before.
         steward_->ask_shards_again();
+        // It has told the service manager that we are the main process, to whom it listens now.
+        tell_ready("serving on " + addresses());
       });
   predecessor_is_there_ = heard.has_value();
   if (!heard) SPDLOG_ERROR("the daemon before us cannot be heard: {}", heard.error().message);

@@ -59,6 +59,7 @@ class Daemon {
   ShardSettings shard_settings() const;
   handoff::RegistryOptions registry_options() const;
   std::string addresses() const;
+  std::string summary() const;
   void log_start() const;
 
   // --- what others ask for (daemon_changes.cc) ---

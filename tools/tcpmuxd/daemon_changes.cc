@@ -73,7 +73,7 @@ ControlHandlers Daemon::control_handlers() {
   handlers["reload"] = [this](const json&, const ControlReply& reply) {
     const auto reloaded = reload();
     if (reloaded)
-      reply.send({{"ok", true}, {"services", config_.services.size()}, {"remarks", *reloaded}});
+      reply.send({{"ok", true}, {"summary", summary()}, {"remarks", *reloaded}});
     else
       reply.send({{"ok", false}, {"error", reloaded.error().message}});
   };
@@ -95,8 +95,12 @@ Result<std::vector<std::string>> Daemon::reload() {
   }
   for (const std::string& remark : *done)
     SPDLOG_WARN("reload: {}", remark);
-  SPDLOG_INFO("reloaded: {} services", config_.services.size());
+  SPDLOG_INFO("reloaded: {}", summary());
   return done;
+}
+
+std::string Daemon::summary() const {
+  return std::to_string(config_.services.size()) + " services, listening on " + addresses();
 }
 
 // First what can fail.
