@@ -39,4 +39,16 @@ void Lane::emptied() {
   messages_ = queued_ = queued_bytes_ = 0;
 }
 
+std::vector<Lane::Message> Lane::waiting() const {
+  std::vector<Message> messages;
+  for (std::uint32_t i = 0; i < messages_; ++i)
+    messages.push_back(sent_[(first_message_ + i) % capacity_]);
+  return messages;
+}
+
+void Lane::restore(const std::vector<Message>& messages, std::int64_t moved_at_ns) {
+  for (const Message& message : messages)
+    sent(message.bytes, message.sockets, moved_at_ns);
+}
+
 }  // namespace tcpmux::handoff

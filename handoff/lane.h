@@ -25,7 +25,7 @@ namespace tcpmux::handoff {
 
 // What the registry says to a shard's router. A new lane comes as itself.
 struct RouterMessage : SinkMessage {
-  enum class Kind { kLane, kDrainBackend, kBackendGone, kRoutes };
+  enum class Kind { kLane, kDrainBackend, kBackendGone, kRoutes, kMoreRoutes, kTimes };
   explicit RouterMessage(Kind of) : kind(of) {}
   Kind kind;
 };
@@ -48,6 +48,30 @@ struct RoutesCommand final : RouterMessage {
   std::uint64_t version = 0;  // of the registry's picture; each command has a higher one
 };
 
+// What a router knows of one service.
+struct Route {
+  std::uint32_t first = kNoLane;  // serving and stalled lanes of this shard, by next_for
+  std::uint64_t shards = 0;       // who has lanes for it, this shard included
+  std::uint32_t backends = 0;
+  // The lane that was chosen last, for so many more sockets until the next flush().
+  std::uint32_t chosen = kNoLane;
+  std::uint32_t chosen_left = 0;
+  std::uint64_t chosen_in = 0;  // Router::choices_, when it was
+};
+
+// Places for more services, made by the registry, because a shard allocates nothing.
+struct MoreRoutes final : RouterMessage {
+  explicit MoreRoutes(std::size_t count) : RouterMessage(Kind::kMoreRoutes), routes(count) {}
+  std::vector<Route> routes;
+};
+
+struct TimesCommand final : RouterMessage {
+  TimesCommand(std::int64_t stall, std::int64_t deadline)
+      : RouterMessage(Kind::kTimes), stall_ns(stall), deadline_ns(deadline) {}
+  std::int64_t stall_ns;
+  std::int64_t deadline_ns;
+};
+
 // What a router tells the registry (StewardMessage::Kind::kSinkNotice: number is the backend).
 enum class LaneNotice : std::uint32_t {
   kBroken,     // sending failed; amount: errno
@@ -58,7 +82,7 @@ enum class LaneNotice : std::uint32_t {
 };
 
 // A lane is made by the registry (the steward's thread), belongs to one shard from then on, and
-// comes back when it has ended: it is itself the message.
+// comes back when it has ended, or when the shard is to give it away: it is itself the message.
 class Lane final : public RouterMessage {
  public:
   struct Setup {
@@ -73,6 +97,15 @@ class Lane final : public RouterMessage {
   };
   explicit Lane(Setup setup);
   std::uint32_t shard = 0;  // whose it is
+
+  struct Message {
+    std::uint32_t bytes = 0;
+    std::uint32_t sockets = 0;
+  };
+  // The messages that wait in the queue, oldest first, as far as we know; and their restoring.
+  std::vector<Message> waiting() const;
+  void restore(const std::vector<Message>& messages, std::int64_t moved_at_ns);
+  std::int64_t moved_at_ns() const { return moved_at_ns_; }
 
   // Places that can still be promised.
   std::uint32_t room() const {
@@ -115,10 +148,6 @@ class Lane final : public RouterMessage {
   bool on_probation = false;  // a raw lane that stalled: one socket, to see it taken
 
  private:
-  struct Message {
-    std::uint32_t bytes = 0;
-    std::uint32_t sockets = 0;
-  };
   std::unique_ptr<Message[]> sent_;  // a ring; as many as the window, and one probe
   std::uint32_t capacity_;
   std::uint32_t first_message_ = 0;

@@ -33,8 +33,16 @@ Result<std::unique_ptr<Registry>> Registry::open(RegistryOptions options, EventL
                                                   std::move(shards), *std::move(socket)));
   Status added = loop.add(registry->socket_.fd(), [self = registry.get()] { self->accept(); });
   if (!added) return std::unexpected(added.error());
-  loop.add_deadline([self = registry.get()] { return self->next_tick_ns(); },
-                    [self = registry.get()] { self->tick(); });
+  return registry;
+}
+
+std::unique_ptr<Registry> Registry::take_over(RegistryOptions options, RegistrySocket socket,
+                                              EventLoop& loop,
+                                              std::shared_ptr<const ServiceTable> table,
+                                              std::vector<ShardMailbox*> shards) {
+  std::unique_ptr<Registry> registry(new Registry(std::move(options), loop, std::move(table),
+                                                  std::move(shards), std::move(socket)));
+  registry->paused_ = true;
   return registry;
 }
 
@@ -48,7 +56,9 @@ Registry::Registry(RegistryOptions options, EventLoop& loop,
       socket_(std::move(socket)),
       outboxes_(shards_.size()),
       lanes_on_shard_(shards_.size()),
-      routes_versions_(std::make_unique<std::atomic<std::uint64_t>[]>(shards_.size())) {}
+      routes_versions_(std::make_unique<std::atomic<std::uint64_t>[]>(shards_.size())) {
+  loop_.add_deadline([this] { return next_tick_ns(); }, [this] { tick(); });
+}
 
 Registry::~Registry() {
   for (const auto& [id, backend] : backends_)
@@ -264,12 +274,12 @@ void Registry::flush_outboxes() {
 // While something waits that nobody tells us of; else the time at which someone has been silent for
 // too long. A registry at rest does not wake the machine up.
 std::int64_t Registry::next_tick_ns() const {
-  std::int64_t next_ns = accept_paused_until_ns_;
+  std::int64_t next_ns = paused_ ? kNever_ns : accept_paused_until_ns_;
   bool waits = std::any_of(outboxes_.begin(), outboxes_.end(),
                            [](const auto& outbox) { return !outbox.empty(); });
   for (const auto& [id, backend] : backends_) {
     waits |= backend.welcome_at_version != 0;
-    if (!backend.registered)
+    if (!backend.registered && !paused_)
       next_ns = std::min(next_ns, backend.connected_ns + options_.register_within_ns + 1);
   }
   return waits ? std::min(next_ns, ticked_at_ns_ + kTick_ns) : next_ns;
@@ -279,6 +289,7 @@ void Registry::tick() {
   ticked_at_ns_ = monotonic_ns();
   flush_outboxes();
   send_due_welcomes();
+  if (paused_) return;
   const std::int64_t now_ns = monotonic_ns();
   if (accept_paused_until_ns_ <= now_ns) {
     const Status resumed = loop_.add(socket_.fd(), [this] { accept(); });
@@ -305,8 +316,12 @@ void Registry::send_due_welcomes() {
     end(id, "its Welcome cannot be sent");
 }
 
-// A lane has ended: its descriptors, its place and its window are free.
+// A lane has ended: its descriptors, its place and its window are free. Or all are given away.
 void Registry::receive(std::unique_ptr<SinkMessage> message) {
+  if (paused_) {
+    away_.emplace_back(static_cast<Lane*>(message.release()));
+    return;
+  }
   const auto& lane = static_cast<const Lane&>(*message);
   descriptors_used_ -= 2;
   windows_used_ -= lane.setup.window;
@@ -346,6 +361,7 @@ void Registry::receive_notice(const StewardMessage& notice) {
 }
 
 void Registry::begin_shutdown() {
+  if (given_up_) return;
   shutting_down_ = true;
   const std::vector<std::byte> message =
       encode_plain(MessageType::kDrain, "the mux is shutting down");
@@ -356,6 +372,7 @@ void Registry::begin_shutdown() {
 }
 
 void Registry::say_goodbye() {
+  if (given_up_) return;
   const std::vector<std::byte> message =
       encode_plain(MessageType::kGoodbye, "the mux is shutting down");
   for (const auto& [id, backend] : backends_) {

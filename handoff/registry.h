@@ -18,8 +18,10 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 #include <vector>
@@ -37,6 +39,9 @@
 #include "handoff/registry_socket.h"
 
 namespace tcpmux::handoff {
+
+// How many names nobody configured may be registered, where the registry is open.
+inline constexpr std::size_t kServicesAhead = 1024;
 
 struct RegistryOptions {
   std::string path;
@@ -58,6 +63,11 @@ class Registry {
   static Result<std::unique_ptr<Registry>> open(RegistryOptions options, EventLoop& loop,
                                                 std::shared_ptr<const ServiceTable> table,
                                                 std::vector<ShardMailbox*> shards);
+  // Takes the place of a daemon that lives: it listens after inherit_end() only.
+  static std::unique_ptr<Registry> take_over(RegistryOptions options, RegistrySocket socket,
+                                             EventLoop& loop,
+                                             std::shared_ptr<const ServiceTable> table,
+                                             std::vector<ShardMailbox*> shards);
   ~Registry();
 
   // For the router of each shard (RouterOptions::routes_version).
@@ -75,6 +85,33 @@ class Registry {
 
   std::size_t backend_count() const;
   std::vector<BackendStatus> backends() const;  // those that have registered
+  const ServiceTable& table() const { return *table_; }
+  std::uint32_t services_max() const { return options_.services_max; }
+
+  // --- a new configuration (registry_succession.cc) ---
+  // What may not change (path, limits of lanes and descriptors) is not looked at.
+  void change(const RegistryOptions& options, const ServiceTable& configured, std::int64_t stall_ns,
+              std::int64_t deadline_ns);
+
+  // --- a successor (registry_succession.cc) ---
+  // Paused, nobody is listened to, and lanes that come back are kept. At rest: nothing is on its
+  // way to a shard or to a backend, so that what give() tells is all there is.
+  void pause();
+  bool at_rest() const;
+  void resume();
+  // Tells `to` of every backend and every lane, and in the end of what else the successor needs.
+  using Giving = std::function<void(const nlohmann::json& state, std::span<const int> descriptors)>;
+  void give(const Giving& to) const;
+  // The successor serves: the path is no longer ours, and no backend is told that we leave.
+  void give_up();
+  const std::string& path() const { return socket_.path(); }
+  int socket_fd() const { return socket_.fd(); }
+  int lock_fd() const { return socket_.lock(); }
+  std::size_t lane_count() const;
+
+  // --- a predecessor (registry_succession.cc) ---
+  // What its give() told, in that order. An error: the state is not one that we understand.
+  Status inherit(const nlohmann::json& state, std::vector<OwnFd> descriptors);
 
  private:
   struct Backend {
@@ -116,6 +153,15 @@ class Registry {
   void send_routes(const std::vector<ServiceId>& services);
   void send_due_welcomes();
 
+  void listen_to_all();
+  void account_for(const Lane& lane);
+  void hand_over(std::unique_ptr<Lane> lane);
+  Status inherit_backend(const nlohmann::json& state, OwnFd connection);
+  Status inherit_lane(const nlohmann::json& state, OwnFd ours, OwnFd theirs);
+  Status inherit_end(const nlohmann::json& state);
+  Result<std::vector<ServiceId>> services_named(const std::vector<std::string>& names);
+  void use_table(std::shared_ptr<const ServiceTable> table, std::size_t places = 0);
+
   // --- registering (registry_register.cc) ---
   void handle_register(Backend& backend, std::span<const std::byte> message);
   std::expected<void, Refused> check_names(const Backend& backend, const Register& asked) const;
@@ -149,6 +195,9 @@ class Registry {
   std::uint32_t descriptors_used_ = 0;
   std::uint64_t windows_used_ = 0;
   bool shutting_down_ = false;
+  bool paused_ = false;
+  bool given_up_ = false;
+  std::vector<std::unique_ptr<Lane>> away_;  // while paused: lanes that no shard has
 };
 
 }  // namespace tcpmux::handoff

@@ -119,8 +119,9 @@ std::expected<std::vector<ServiceId>, Registry::Refused> Registry::services_of(
   std::vector<ServiceId> ids;
   std::shared_ptr<const ServiceTable> table = table_;
   for (const std::string& name : asked.names) {
-    if (table->find(name) == kNoService) {
-      if (table->size() >= options_.services_max)
+    const ServiceId known = table->find(name);
+    if (known == kNoService || (*table)[known].removed) {
+      if (known == kNoService && table->size() >= options_.services_max)
         return std::unexpected(
             Refused{RefuseCode::kNoRoom, "no place is left for names that are not configured"});
       Result<ServiceTable> grown = table->with(Service{.name = name, .configured = false});
@@ -131,13 +132,7 @@ std::expected<std::vector<ServiceId>, Registry::Refused> Registry::services_of(
     if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
   }
   if (table == table_) return ids;
-  table_ = table;
-  for (std::size_t shard = 0; shard < shards_.size(); ++shard) {
-    ShardMessage message;
-    message.kind = ShardMessage::Kind::kTable;
-    message.table = table_;
-    post(shard, std::move(message));
-  }
+  use_table(std::move(table));
   return ids;
 }
 
@@ -225,13 +220,8 @@ void Registry::hand_to_shards(Backend& backend, std::vector<std::unique_ptr<Lane
     const std::size_t shard = lane->shard;
     backend.far_ends.push_back(lane->setup.copy_of_theirs.get());
     backend.shards |= std::uint64_t{1} << shard;
-    ++lanes_on_shard_[shard];
-    descriptors_used_ += 2;
-    windows_used_ += lane->setup.window;
-    ShardMessage message;
-    message.kind = ShardMessage::Kind::kSink;
-    message.sink = std::move(lane);
-    post(shard, std::move(message));
+    account_for(*lane);
+    hand_over(std::move(lane));
   }
   send_routes(backend.services);
   backend.welcome_at_version = routes_version_;

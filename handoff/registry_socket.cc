@@ -35,6 +35,14 @@ std::string holder_of(int lock) {
   return pid.empty() ? "another process" : "pid " + pid;
 }
 
+Status write_pid(int lock) {
+  const std::string pid = std::to_string(::getpid()) + "\n";
+  if (::ftruncate(lock, 0) < 0 ||
+      ::pwrite(lock, pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size()))
+    return fail_errno("the registry's lock cannot be written");
+  return {};
+}
+
 Result<OwnFd> take_lock(const std::string& path) {
   const std::string lock_path = path + ".lock";
   OwnFd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
@@ -44,10 +52,7 @@ Result<OwnFd> take_lock(const std::string& path) {
     return fail("another tcpmuxd (" + holder_of(lock.get()) + ") serves the registry " + path +
                 "; stop it, or give this one a path of its own (registry.path, --registry)");
   }
-  const std::string pid = std::to_string(::getpid()) + "\n";
-  if (::ftruncate(lock.get(), 0) < 0 ||
-      ::pwrite(lock.get(), pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size()))
-    return fail_errno("the registry's lock cannot be written: " + lock_path);
+  if (Status written = write_pid(lock.get()); !written) return std::unexpected(written.error());
   return lock;
 }
 
@@ -85,7 +90,19 @@ Result<RegistrySocket> RegistrySocket::open(const std::string& path) {
   OwnFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return fail_errno("socket(AF_UNIX, SOCK_SEQPACKET)");
   if (Status bound = bind_and_listen(fd.get(), path); !bound) return std::unexpected(bound.error());
-  return RegistrySocket(path, *std::move(lock), std::move(fd));
+  RegistrySocket opened(path, *std::move(lock), std::move(fd));
+  opened.is_ours_ = true;
+  return opened;
+}
+
+RegistrySocket RegistrySocket::take_over(const std::string& path, OwnFd lock, OwnFd socket) {
+  return RegistrySocket(path, std::move(lock), std::move(socket));
+}
+
+// flock(2) belongs to the open file, which we share with the process before us.
+Status RegistrySocket::claim() {
+  is_ours_ = true;
+  return write_pid(lock_.get());
 }
 
 RegistrySocket::RegistrySocket(std::string path, OwnFd lock, OwnFd socket)
@@ -96,7 +113,7 @@ RegistrySocket::RegistrySocket(std::string path, OwnFd lock, OwnFd socket)
 
 // The lock's file stays: removing it would let two daemons lock two files of one name.
 RegistrySocket::~RegistrySocket() {
-  if (!socket_.valid() || inode_of(path_) != inode_) return;
+  if (!socket_.valid() || !is_ours_ || inode_of(path_) != inode_) return;
   // Nothing is left to be done about a failure, and the next daemon removes what stays.
   [[maybe_unused]] const int ignored = ::unlink(path_.c_str());
 }

@@ -16,12 +16,21 @@ class RegistrySocket {
  public:
   // Makes the folder, one level, where it is missing.
   static Result<RegistrySocket> open(const std::string& path);
+  // The two descriptors of a process whose place we are to take (lock() and fd() there). The path
+  // is that process's until claim().
+  static RegistrySocket take_over(const std::string& path, OwnFd lock, OwnFd socket);
   RegistrySocket(RegistrySocket&&) = default;
   RegistrySocket& operator=(RegistrySocket&&) = delete;
   // Removes the socket's file, if it is still ours.
   ~RegistrySocket();
 
+  // The path is ours from now on: our pid stands in the lock.
+  Status claim();
+  // Another process has claimed it: its file stays when we end.
+  void give_up() { is_ours_ = false; }
+
   int fd() const { return socket_.get(); }
+  int lock() const { return lock_.get(); }
   const std::string& path() const { return path_; }
 
  private:
@@ -31,6 +40,7 @@ class RegistrySocket {
   OwnFd lock_;
   OwnFd socket_;
   std::uint64_t inode_ = 0;
+  bool is_ours_ = false;
 };
 
 }  // namespace tcpmux::handoff

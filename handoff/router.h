@@ -7,6 +7,7 @@
 //                 draining                           its backend wants no more
 //                    |
 //                   gone --> given back              taken back, closed, returned to the registry
+// Any of them may be given away, with what is in its queue, to come back or to go to a successor.
 //
 // A socket is collected when the client has seen '+', and sent when the message is full or the
 // shard is about to sleep. Until then it is with its slot; then it is in the queue, which is ours
@@ -60,6 +61,7 @@ class Router {
   void hand_off(std::uint32_t slot, std::int64_t now_ns);
   void flush(std::int64_t now_ns);
   void receive(std::unique_ptr<SinkMessage> message, std::int64_t now_ns);
+  bool give_lanes_away(std::int64_t now_ns);
   void tick(std::int64_t now_ns);
   std::int64_t next_tick_ns() const { return next_tick_ns_; }
   std::int64_t waiting_since_ns() const { return waiting_since_ns_; }
@@ -81,16 +83,6 @@ class Router {
     std::array<std::byte, kMessageBytesMax> payload;
   };
 
-  struct Route {
-    std::uint32_t first = kNoLane;  // serving and stalled lanes of this shard, by next_for
-    std::uint64_t shards = 0;       // who has lanes for it, this shard included
-    std::uint32_t backends = 0;
-    // The lane that was chosen last, for so many more sockets until the next flush().
-    std::uint32_t chosen = kNoLane;
-    std::uint32_t chosen_left = 0;
-    std::uint64_t chosen_in = 0;  // choices_, when it was
-  };
-
   // --- lanes (router_lanes.h) ---
   void add_lane(std::unique_ptr<Lane> lane);
   void link(std::uint32_t index);
@@ -101,6 +93,8 @@ class Router {
   void lose_backend(std::uint64_t backend, std::int64_t now_ns);
   void lose_collected(Lane& lane);
   bool give_back(std::uint32_t index);
+  bool send_back(std::uint32_t index);
+  void add_routes(MoreRoutes& more);
   void look_at(Lane& lane, std::uint32_t index, std::int64_t now_ns);
   void look_at_stalled(Lane& lane, std::uint32_t index, std::int64_t now_ns);
   bool others_serve(const Lane& lane) const;
@@ -133,6 +127,7 @@ class Router {
   ShardCounters& counters_;
   std::shared_ptr<const ServiceTable> table_;
   std::vector<std::unique_ptr<Lane>> lanes_;  // by number; nullptr: free
+  std::vector<std::uint32_t> owed_;           // by number: places reserved in lanes given away
   std::vector<Route> routes_;                 // by service
   std::vector<std::uint32_t> unsent_;         // lanes with a list; capacity lanes_max
   Outgoing outgoing_;
@@ -155,6 +150,7 @@ Router<Io>::Router(const Options& options, Io& io, SlotPool<Connection>& connect
       events_(events),
       counters_(counters),
       lanes_(options.lanes_max),
+      owed_(options.lanes_max),
       routes_(options.services_max) {
   unsent_.reserve(options.lanes_max);
 }
@@ -218,7 +214,7 @@ Reservation Router<Io>::reserve(ServiceId service, std::int64_t now_ns) {
 
 template <IoBackend Io>
 void Router<Io>::unreserve(std::uint32_t lane) {
-  --lane_at(lane).reserved;
+  --(lanes_[lane] != nullptr ? lanes_[lane]->reserved : owed_[lane]);
 }
 
 template <IoBackend Io>
@@ -236,12 +232,12 @@ void Router<Io>::mark_unsent(std::uint32_t index) {
 template <IoBackend Io>
 void Router<Io>::hand_off(std::uint32_t slot, std::int64_t now_ns) {
   const std::uint32_t index = connections_[slot].lane;
-  Lane& lane = lane_at(index);
-  --lane.reserved;
-  if (lane.gone || lane.broken) {
+  unreserve(index);
+  if (lanes_[index] == nullptr || lane_at(index).gone || lane_at(index).broken) {
     events_.lane_lost(slot);
     return;
   }
+  Lane& lane = lane_at(index);
   append(lane, slot);
   mark_unsent(index);
   waiting_since_ns_ = std::min(waiting_since_ns_, now_ns);

@@ -24,18 +24,67 @@ void Router<Io>::receive(std::unique_ptr<SinkMessage> message, std::int64_t now_
     case RouterMessage::Kind::kRoutes:
       set_routes(static_cast<RoutesCommand&>(command));
       return;
+    case RouterMessage::Kind::kMoreRoutes:
+      add_routes(static_cast<MoreRoutes&>(command));
+      return;
+    case RouterMessage::Kind::kTimes:
+      options_.stall_ns = static_cast<TimesCommand&>(command).stall_ns;
+      options_.deadline_ns = static_cast<TimesCommand&>(command).deadline_ns;
+      return;
   }
 }
 
 template <IoBackend Io>
 void Router<Io>::add_lane(std::unique_ptr<Lane> lane) {
   std::uint32_t index = 0;
-  while (index < lanes_.size() && lanes_[index] != nullptr)
+  while (index < lanes_.size() && (lanes_[index] != nullptr || owed_[index] > 0))
     ++index;
   TCPMUX_CHECK(index < lanes_.size(), "the registry makes no more lanes than a shard has places");
   lanes_used_ = std::max(lanes_used_, index + 1);
   lanes_[index] = std::move(lane);
-  link(index);
+  if (!lanes_[index]->broken) link(index);
+  // It may come with a queue, of which nobody else knows whether it moves.
+  tick_by(0);
+}
+
+// A message that cannot be sent stays for the next call.
+template <IoBackend Io>
+bool Router<Io>::give_lanes_away(std::int64_t now_ns) {
+  for (std::uint32_t i = 0; i < lanes_used_; ++i) {
+    if (lanes_[i] == nullptr) continue;
+    Lane& lane = lane_at(i);
+    unlink(i);
+    lose_collected(lane);
+    std::erase(unsent_, i);
+    lane.is_unsent = false;
+    if (!lane.queue_is_empty()) settle(lane, now_ns);
+    owed_[i] = std::exchange(lane.reserved, 0);
+    const bool gone = std::exchange(lane.gone, false);
+    if (!send_back(i)) {
+      lane.reserved = std::exchange(owed_[i], 0);
+      lane.gone = gone;
+      return false;
+    }
+    if (gone) --gone_;
+  }
+  return true;
+}
+
+template <IoBackend Io>
+void Router<Io>::add_routes(MoreRoutes& more) {
+  std::copy(routes_.begin(), routes_.end(), more.routes.begin());
+  routes_.swap(more.routes);
+}
+
+// To the registry. False when the steward's mailbox is full; the lane is then still ours.
+template <IoBackend Io>
+bool Router<Io>::send_back(std::uint32_t index) {
+  StewardMessage message;
+  message.kind = StewardMessage::Kind::kSink;
+  message.sink = std::move(lanes_[index]);
+  if (options_.steward->send(std::move(message))) return true;
+  lanes_[index].reset(static_cast<Lane*>(message.sink.release()));
+  return false;
 }
 
 template <IoBackend Io>
@@ -132,15 +181,9 @@ bool Router<Io>::give_back(std::uint32_t index) {
   if (lane.reserved > 0) return false;
   std::erase(unsent_, index);
   lane.is_unsent = false;
-  StewardMessage message;
-  message.kind = StewardMessage::Kind::kSink;
-  message.sink = std::move(lanes_[index]);
-  if (options_.steward->send(std::move(message))) {
-    --gone_;
-    return true;
-  }
-  lanes_[index].reset(static_cast<Lane*>(message.sink.release()));
-  return false;
+  if (!send_back(index)) return false;
+  --gone_;
+  return true;
 }
 
 template <IoBackend Io>

@@ -127,6 +127,9 @@ concept IoBackend = requires(Io io, Tag tag, int fd, std::span<char> buffer,
   { io.queued_bytes(fd) } -> std::same_as<std::uint32_t>;
   // recvmsg with MSG_DONTWAIT and MSG_CMSG_CLOEXEC: bytes, or a negative errno.
   { io.receive_now(fd, message) } -> std::same_as<std::int64_t>;
+  // One connection that waits at the listener `fd`, which nothing accepts from: a descriptor
+  // (close-on-exec, blocking mode), or a negative errno (-EAGAIN: nobody waits).
+  { io.accept_now(fd) } -> std::same_as<int>;
   // Tells `bytes` as far as that is possible at once, and shuts down; close() comes next.
   { io.dismiss(fd, bytes) } -> std::same_as<void>;
   // At the descriptor limit: takes one connection from the listener `fd` by means of a descriptor

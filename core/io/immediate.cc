@@ -22,19 +22,6 @@ void discard_arrived(int fd) {
     if (::recv(fd, nullptr, kDiscardBytes, MSG_TRUNC | MSG_DONTWAIT) <= 0) return;
 }
 
-// accept4 has no MSG_DONTWAIT, and the io_uring engine's listeners are in blocking mode: a
-// connection that somebody else took since would leave us waiting.
-int accept_now(int listener) {
-  const int flags = ::fcntl(listener, F_GETFL);
-  TCPMUX_CHECK(flags >= 0, "a listener is an open descriptor");
-  const bool blocking = (flags & O_NONBLOCK) == 0;
-  if (blocking) ::fcntl(listener, F_SETFL, flags | O_NONBLOCK);
-  const int accepted = ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
-  const int error = errno;
-  if (blocking) ::fcntl(listener, F_SETFL, flags);
-  return accepted >= 0 ? accepted : -error;
-}
-
 Endpoint name_of(int fd, int (*call)(int, sockaddr*, socklen_t*)) {
   sockaddr_storage address{};
   socklen_t size = sizeof address;
@@ -83,6 +70,19 @@ std::int64_t ImmediateCalls::receive_now(int fd, msghdr* message) {
     if (received >= 0) return received;
     if (errno != EINTR) return -errno;
   }
+}
+
+// accept4 has no MSG_DONTWAIT, and the io_uring engine's listeners are in blocking mode: a
+// connection that somebody else took since would leave us waiting.
+int ImmediateCalls::accept_now(int listener) {
+  const int flags = ::fcntl(listener, F_GETFL);
+  TCPMUX_CHECK(flags >= 0, "a listener is an open descriptor");
+  const bool blocking = (flags & O_NONBLOCK) == 0;
+  if (blocking) ::fcntl(listener, F_SETFL, flags | O_NONBLOCK);
+  const int accepted = ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
+  const int error = errno;
+  if (blocking) ::fcntl(listener, F_SETFL, flags);
+  return accepted >= 0 ? accepted : -error;
 }
 
 void ImmediateCalls::dismiss(int fd, std::span<const char> bytes) {

@@ -37,6 +37,7 @@ class ImmediateCalls {
   std::uint32_t queued_bytes(int fd);
   std::int64_t send_now(int fd, const msghdr* message);
   std::int64_t receive_now(int fd, msghdr* message);
+  int accept_now(int fd);
   void dismiss(int fd, std::span<const char> bytes);
   Shed shed(int fd, std::span<const char> bytes);
 

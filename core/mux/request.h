@@ -31,6 +31,9 @@ class RequestLine {
     dropped_ = 0;
   }
 
+  // Bytes of the line that were seen so far, without its end.
+  std::size_t length() const { return kept_ + dropped_; }
+
   // Where to peek to: never empty, and never more than the line may still have.
   std::span<char> room(std::size_t line_bytes_max);
 

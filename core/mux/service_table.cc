@@ -51,7 +51,7 @@ std::string make_help_reply(const std::vector<Service>& services) {
   std::vector<std::string_view> names;
   std::size_t bytes = 0;
   for (const Service& service : services) {
-    if (service.hidden) continue;
+    if (service.hidden || service.removed) continue;
     names.push_back(service.name);
     bytes += service.name.size() + kLineEnd.size();
   }
@@ -106,8 +106,30 @@ Result<ServiceTable> ServiceTable::with(Service service) const {
   std::vector<Service> services;
   services.reserve(services_.size() + 1);
   services = services_;
-  services.push_back(std::move(service));
+  const ServiceId removed = find(service.name);
+  if (removed != kNoService && services[removed].removed)
+    services[removed] = std::move(service);
+  else
+    services.push_back(std::move(service));
   return build(std::move(services));
+}
+
+ServiceTable ServiceTable::after(const ServiceTable& before, bool keep_unconfigured) const {
+  std::vector<Service> services = before.services_;
+  for (Service& service : services) {
+    const ServiceId id = find(service.name);
+    if (id != kNoService) {
+      service = services_[id];
+    } else if (service.configured || !keep_unconfigured) {
+      service.configured = false;
+      service.removed = true;
+    }
+  }
+  for (const Service& service : services_)
+    if (before.find(service.name) == kNoService) services.push_back(service);
+  Result<ServiceTable> table = build(std::move(services));
+  TCPMUX_CHECK(table.has_value(), "names of two good tables, each once, make a good table");
+  return *std::move(table);
 }
 
 ServiceId ServiceTable::find(std::string_view name) const {

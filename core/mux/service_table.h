@@ -29,6 +29,7 @@ struct Service {
   bool hidden = false;          // not in HELP; to a source that is not allowed: unknown
   bool coalesce_reply = false;  // '+' waits for the backend's first bytes (MSG_MORE)
   bool configured = true;       // false: known only because a backend registered it
+  bool removed = false;         // was taken out of the configuration: unknown to clients
 };
 
 // Why `name` cannot be a service's name, or nothing: 1 to 255 bytes of 0x21 to 0x7E, and not
@@ -40,8 +41,14 @@ class ServiceTable {
   // Two names that differ only in case are a clash. Ids are given in the order of `services`.
   static Result<ServiceTable> build(std::vector<Service> services);
 
-  // This table and one more service behind all others, which keep their ids.
+  // This table and one more service: behind all others, which keep their ids, or in the place of
+  // one of the same name that was removed.
   Result<ServiceTable> with(Service service) const;
+
+  // The services of this table, with the ids that those of the same name had in `before`. What only
+  // `before` has keeps its id and is marked as removed; what nobody had configured there stays as
+  // it is where `keep_unconfigured` (backends may still serve it).
+  ServiceTable after(const ServiceTable& before, bool keep_unconfigured) const;
 
   // kNoService where there is none. Any bytes may be asked for. Allocates nothing; its cost does
   // not grow with the number of services.

@@ -75,6 +75,9 @@ concept HandoffSink =
       // Starts sending what has been collected. Called when the shard is about to sleep.
       { sink.flush(now_ns) } -> std::same_as<void>;
       { sink.receive(std::move(message), now_ns) } -> std::same_as<void>;
+      // Gives all lanes away, to whoever made them; sockets that were to go into one are lost to it
+      // (lane_lost). True when all are gone; false: to be called again soon.
+      { sink.give_lanes_away(now_ns) } -> std::same_as<bool>;
       // Time-driven work: stalls, take-backs, retries; and when it is due next.
       { sink.tick(now_ns) } -> std::same_as<void>;
       { constant.next_tick_ns() } -> std::same_as<std::int64_t>;

@@ -4,11 +4,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <optional>
 #include <thread>
 
@@ -46,22 +48,21 @@ Status check_is_tcp_listener(int fd) {
   return {};
 }
 
-// All shards accept from the one socket; the kernel wakes one of them for each connection.
-Result<Listening> share(std::vector<OwnFd> inherited, std::uint32_t shards) {
-  Listening listening;
-  listening.inherited = true;
-  listening.by_shard.resize(shards);
-  for (OwnFd& socket : inherited) {
-    const Result<Endpoint> endpoint = local_endpoint(socket.get());
-    if (!endpoint) return std::unexpected(endpoint.error());
-    listening.endpoints.push_back(*endpoint);
-    for (auto& own : listening.by_shard) {
-      OwnFd copy(::fcntl(socket.get(), F_DUPFD_CLOEXEC, 0));
-      if (!copy.valid()) return fail_errno("fcntl(F_DUPFD_CLOEXEC)");
-      own.push_back({.socket = std::move(copy), .inherited = true});
-    }
+// One socket for each shard in turn; a shard that goes short gets a copy of the first.
+Status share_out(std::vector<OwnFd> sockets, ListenAddress& address, Listening& listening) {
+  const std::size_t shards = listening.by_shard.size();
+  while (sockets.size() < shards) {
+    OwnFd copy(::fcntl(sockets.front().get(), F_DUPFD_CLOEXEC, 0));
+    if (!copy.valid()) return fail_errno("fcntl(F_DUPFD_CLOEXEC)");
+    sockets.push_back(std::move(copy));
   }
-  return listening;
+  for (std::size_t i = 0; i < sockets.size(); ++i) {
+    address.sockets.push_back(sockets[i].get());
+    listening.by_shard[i % shards].push_back({.socket = std::move(sockets[i]),
+                                              .inherited = address.inherited,
+                                              .address = address.number});
+  }
+  return {};
 }
 
 bool machine_lacks(const Error& error) {
@@ -79,21 +80,69 @@ Status wait_for_port(const Endpoint& endpoint, bool v6_only) {
   }
 }
 
-// One listener for each shard on one address.
-Status listen_on(Endpoint endpoint, bool v6_only, bool defer_accept, Listening& listening) {
-  if (Status free = wait_for_port(endpoint, v6_only); !free) return free;
-  for (auto& own : listening.by_shard) {
-    Result<OwnFd> socket =
-        open_listener({.endpoint = endpoint, .v6_only = v6_only, .defer_accept = defer_accept});
+// Fills up to one listener for each shard on one address.
+Result<std::vector<OwnFd>> open_for_shards(Endpoint endpoint, const Config& config,
+                                           std::vector<OwnFd> sockets, std::size_t shards) {
+  while (sockets.size() < shards) {
+    Result<OwnFd> socket = open_listener({.endpoint = endpoint,
+                                          .v6_only = v6_only_for(endpoint, config.listen),
+                                          .defer_accept = config.handshake.defer_accept});
     if (!socket) return std::unexpected(socket.error());
     // Port 0: the kernel chooses for the first shard, and the others follow.
     const Result<Endpoint> real = local_endpoint(socket->get());
     if (!real) return std::unexpected(real.error());
     endpoint.port = real->port;
-    own.push_back({.socket = *std::move(socket)});
+    sockets.push_back(*std::move(socket));
   }
-  listening.endpoints.push_back(endpoint);
+  return sockets;
+}
+
+// `ours`: what we, or the process before us, listen on already. On a port of ours nobody else can
+// be expected, and the check would find us.
+Status listen_on(const Endpoint& wanted, const Config& config, const std::vector<Endpoint>& ours,
+                 Listening& listening) {
+  const bool is_ours = std::any_of(ours.begin(), ours.end(), [&](const Endpoint& one) {
+    return wanted.port != 0 && one.port == wanted.port;
+  });
+  if (!is_ours)
+    if (Status free = wait_for_port(wanted, v6_only_for(wanted, config.listen)); !free) return free;
+  auto sockets = open_for_shards(wanted, config, {}, listening.by_shard.size());
+  if (!sockets) return std::unexpected(sockets.error());
+  ListenAddress address{.number = listening.next_number++, .wanted = wanted};
+  address.real = local_endpoint(sockets->front().get()).value_or(wanted);
+  Status shared = share_out(*std::move(sockets), address, listening);
+  listening.addresses.push_back(std::move(address));
+  return shared;
+}
+
+// The addresses of `config` that `listening` does not have yet.
+Status listen_on_the_rest(const Config& config, const std::vector<Endpoint>& ours,
+                          Listening& listening) {
+  std::vector<Endpoint> there;
+  for (const ListenAddress& address : listening.addresses)
+    there.push_back(address.wanted);
+  for (const Endpoint& wanted : config.listen) {
+    // Port 0 may be asked for more than once.
+    const auto found = std::find(there.begin(), there.end(), wanted);
+    if (found != there.end()) {
+      there.erase(found);
+      continue;
+    }
+    const Status listened = listen_on(wanted, config, ours, listening);
+    if (listened) continue;
+    // A machine without IPv6 is no reason to stop, where nobody asked for it.
+    if (!config.listen_is_default || !machine_lacks(listened.error())) return listened;
+    listening.remarks.push_back("not listening on " + to_string(wanted) + ": " +
+                                listened.error().message);
+  }
+  if (listening.addresses.empty()) return fail("there is no address left to listen on");
   return {};
+}
+
+bool wants(const Config& config, const std::vector<ListenAddress>& taken, const Endpoint& wanted) {
+  const auto of_taken = std::count_if(
+      taken.begin(), taken.end(), [&](const ListenAddress& one) { return one.wanted == wanted; });
+  return std::count(config.listen.begin(), config.listen.end(), wanted) > of_taken;
 }
 
 }  // namespace
@@ -119,21 +168,79 @@ std::size_t listeners_per_shard(const Config& config, const std::vector<OwnFd>& 
 
 Result<Listening> start_listening(const Config& config, std::vector<OwnFd> inherited,
                                   std::uint32_t shards) {
-  if (!inherited.empty()) return share(std::move(inherited), shards);
   Listening listening;
   listening.by_shard.resize(shards);
-  for (const Endpoint& endpoint : config.listen) {
-    const Status listened = listen_on(endpoint, v6_only_for(endpoint, config.listen),
-                                      config.handshake.defer_accept, listening);
-    if (listened) continue;
-    // A machine without IPv6 is no reason to stop, where nobody asked for it.
-    if (!config.listen_is_default || !machine_lacks(listened.error()))
-      return std::unexpected(listened.error());
-    listening.remarks.push_back("not listening on " + to_string(endpoint) + ": " +
-                                listened.error().message);
+  for (OwnFd& socket : inherited) {
+    const Result<Endpoint> endpoint = local_endpoint(socket.get());
+    if (!endpoint) return std::unexpected(endpoint.error());
+    ListenAddress address{.number = listening.next_number++,
+                          .wanted = *endpoint,
+                          .real = *endpoint,
+                          .inherited = true};
+    std::vector<OwnFd> one;
+    one.push_back(std::move(socket));
+    if (Status shared = share_out(std::move(one), address, listening); !shared)
+      return std::unexpected(shared.error());
+    listening.addresses.push_back(std::move(address));
   }
-  if (listening.endpoints.empty()) return fail("there is no address left to listen on");
+  if (listening.inherited()) return listening;
+  if (Status listened = listen_on_the_rest(config, {}, listening); !listened)
+    return std::unexpected(listened.error());
   return listening;
+}
+
+Result<Listening> take_over_listening(const Config& config, std::vector<OfferedAddress> offered,
+                                      std::uint32_t shards) {
+  Listening listening;
+  listening.by_shard.resize(shards);
+  std::vector<Endpoint> ours;
+  std::vector<OwnFd> not_wanted;
+  for (OfferedAddress& one : offered) {
+    ours.push_back(one.real);
+    if (!one.inherited && !wants(config, listening.addresses, one.wanted)) {
+      std::move(one.sockets.begin(), one.sockets.end(), std::back_inserter(not_wanted));
+      continue;
+    }
+    ListenAddress address{.number = listening.next_number++,
+                          .wanted = one.wanted,
+                          .real = one.real,
+                          .inherited = one.inherited};
+    auto sockets = one.inherited
+                       ? Result<std::vector<OwnFd>>(std::move(one.sockets))
+                       : open_for_shards(one.real, config, std::move(one.sockets), shards);
+    if (!sockets) return std::unexpected(sockets.error());
+    if (Status shared = share_out(*std::move(sockets), address, listening); !shared)
+      return std::unexpected(shared.error());
+    listening.addresses.push_back(std::move(address));
+  }
+  for (std::size_t i = 0; i < not_wanted.size(); ++i)
+    listening.by_shard[i % shards].push_back(
+        {.socket = std::move(not_wanted[i]), .address = listening.next_number, .retired = true});
+  if (!not_wanted.empty()) ++listening.next_number;
+  if (listening.inherited()) return listening;
+  if (Status listened = listen_on_the_rest(config, ours, listening); !listened)
+    return std::unexpected(listened.error());
+  return listening;
+}
+
+Result<ListenChange> change_listening(const Listening& now, const Config& config,
+                                      std::uint32_t shards) {
+  ListenChange change;
+  Listening& next = change.listening;
+  next.by_shard.resize(shards);
+  next.next_number = now.next_number;
+  std::vector<Endpoint> ours;
+  for (const ListenAddress& address : now.addresses) {
+    ours.push_back(address.real);
+    if (address.inherited || wants(config, next.addresses, address.wanted))
+      next.addresses.push_back(address);
+    else
+      change.removed.push_back(address.number);
+  }
+  if (now.inherited()) return change;
+  if (Status listened = listen_on_the_rest(config, ours, next); !listened)
+    return std::unexpected(listened.error());
+  return change;
 }
 
 }  // namespace tcpmux

@@ -1,5 +1,6 @@
-// Which sockets each shard listens on: opened by us, one for each shard and address, or passed to
-// us by a service manager (sd_listen_fds(3)), and then shared by all shards.
+// Which sockets each shard listens on: opened by us, one for each shard and address; passed to us
+// by a service manager (sd_listen_fds(3)), and then shared by all shards; or taken over from the
+// process before us. Shards own the sockets; the daemon keeps their numbers, for a successor.
 #pragma once
 
 #include <string>
@@ -7,15 +8,33 @@
 
 #include "core/base/result.h"
 #include "core/server/config.h"
-#include "core/server/shard.h"
+#include "core/server/shard_options.h"
 
 namespace tcpmux {
 
+struct ListenAddress {
+  std::uint32_t number = 0;    // ShardListener::address
+  Endpoint wanted{};           // as configured: port 0 lets the kernel choose
+  Endpoint real{};             // the same with the port that it chose
+  bool inherited = false;      // from a service manager: the configuration has no say in it
+  std::vector<int> sockets{};  // owned by shards
+};
+
 struct Listening {
   std::vector<std::vector<ShardListener>> by_shard{};
-  std::vector<Endpoint> endpoints{};  // with real ports, where 0 was asked for
-  bool inherited = false;
+  std::vector<ListenAddress> addresses{};
+  std::uint32_t next_number = 0;
   std::vector<std::string> remarks{};  // for the log: addresses that this machine does not have
+
+  bool inherited() const { return !addresses.empty() && addresses.front().inherited; }
+};
+
+// What the process before us listened on.
+struct OfferedAddress {
+  Endpoint wanted{};
+  Endpoint real{};
+  bool inherited = false;
+  std::vector<OwnFd> sockets{};
 };
 
 // The descriptors that LISTEN_PID and LISTEN_FDS say were passed to this process; none is usual.
@@ -27,5 +46,19 @@ std::size_t listeners_per_shard(const Config& config, const std::vector<OwnFd>& 
 
 Result<Listening> start_listening(const Config& config, std::vector<OwnFd> inherited,
                                   std::uint32_t shards);
+
+// What is configured and offered is taken over, with who waits there; what is offered alone is
+// closed as soon as those who wait there have been accepted.
+Result<Listening> take_over_listening(const Config& config, std::vector<OfferedAddress> offered,
+                                      std::uint32_t shards);
+
+// From `now` to what `config` says: `by_shard` of the result has the new sockets, `removed` the
+// numbers of addresses that are no longer wanted. Nothing has changed where it fails.
+struct ListenChange {
+  Listening listening;
+  std::vector<std::uint32_t> removed;
+};
+Result<ListenChange> change_listening(const Listening& now, const Config& config,
+                                      std::uint32_t shards);
 
 }  // namespace tcpmux

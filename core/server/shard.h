@@ -8,6 +8,13 @@
 // flight (Connection::in_flight) and the sink does not hold it.
 //
 // Deadlines: one queue for each duration; a slot waits in at most one of them.
+//
+// Its life:   serving --kPause--> paused --kLeave--> leaving --done--> ended by kStop
+//                |  '<--kResume-----'                                    ^
+//                '--kShutdown--> shutting down --done--------------------'
+// Paused, it accepts nobody and has given its lanes away; whoever needs a lane waits. Leaving, it
+// finishes its handshakes, and whoever needs a lane goes to the successor. Shutting down, it keeps
+// its lanes, and handshakes end at a deadline.
 #pragma once
 
 #include <array>
@@ -27,27 +34,10 @@
 #include "core/server/handoff_sink.h"
 #include "core/server/messages.h"
 #include "core/server/shard_counters.h"
+#include "core/server/shard_options.h"
 #include "core/server/table_pins.h"
 
 namespace tcpmux {
-
-struct ShardListener {
-  OwnFd socket;
-  bool inherited = false;  // passed to us (systemd): its backlog stays for whoever comes after
-};
-
-struct ShardOptions {
-  std::uint32_t number = 0;
-  std::vector<ShardListener> listeners;
-  std::uint32_t connections_max = 0;
-  std::uint32_t busy_max = 64;       // slots, beyond those, in which newcomers are told "-busy"
-  std::uint32_t taken_back_max = 0;  // slots, beyond those, for what comes back from lanes
-  std::uint32_t line_bytes_max = 512;
-  std::int64_t handshake_deadline_ns = 0;
-  std::int64_t room_wait_ns = 0;
-  std::int64_t handoff_deadline_ns = 0;
-  bool help_enabled = true;
-};
 
 struct ShardLinks {
   ShardMailbox& own;
@@ -98,6 +88,7 @@ class Shard final : public HandoffEvents {
   struct Listener {
     ShardListener owned;
     bool accepting = false;
+    bool removed = false;                   // its address was taken out of the configuration
     std::int64_t resume_at_ns = kNever_ns;  // kNever_ns exactly when it is not paused
   };
 
@@ -121,13 +112,22 @@ class Shard final : public HandoffEvents {
   void receive_messages();
   void receive(ShardMessage& message);
   void adopt(PassedConnection& passed, bool from_shard);
+  void change(ShardChange& change);
+  void pause();
+  void resume();
+  void leave();
+  void report_paused();
   void begin_shutdown(std::int64_t deadline_ns);
+  void stop_accepting();
+  void close_idle_listeners();
+  void remove_listener(Listener& listener);
   void close_listener(Listener& listener);
   void turn_all_away();
   bool is_early(std::uint32_t slot) const;
   bool done() const;
   std::int64_t forced_end_ns() const { return shutdown_at_ns_ + 2 * kLinger_ns; }
   void report_done();
+  bool may_accept(const Listener& listener) const;
 
   // --- one connection (shard_connection.h) ---
   Tag tag(std::uint32_t slot, Operation operation);
@@ -137,6 +137,8 @@ class Shard final : public HandoffEvents {
   Event judge(Connection& connection);
   Event reserve(std::uint32_t slot);
   bool pass(std::uint32_t slot, std::uint32_t shard);
+  bool pass_on(std::uint32_t slot);
+  PassedConnection passed_of(std::uint32_t slot);
   void wait_for_room(std::uint32_t slot);
   void accept(std::uint32_t slot);
   void refuse(std::uint32_t slot);
@@ -144,10 +146,16 @@ class Shard final : public HandoffEvents {
   void hang_up(std::uint32_t slot);
   void close(std::uint32_t slot);
   void free_slot(std::uint32_t slot);
+  std::span<char> room_for_line(Connection& connection) const;
   void set_deadline(std::uint32_t slot, Queue* queue, std::int64_t duration_ns);
   void report(const Connection& connection);
 
   const ServiceTable& table() const { return tables_.current(); }
+  // Not so: known because a backend registered it, or asked for by a client of the process before
+  // us, which knew it.
+  bool is_configured(ServiceId service) const {
+    return service != kNoService && table()[service].configured;
+  }
 
   ShardOptions options_;
   std::unique_ptr<Io> io_;
@@ -170,9 +178,13 @@ class Shard final : public HandoffEvents {
   std::int64_t retry_at_ns_ = kNever_ns;
   std::int64_t retry_pause_ns_ = kRetryFirst_ns;
   std::uint64_t next_id_;
+  bool paused_ = false;
+  bool reported_paused_ = false;
+  bool leaving_ = false;
   bool shutting_down_ = false;
   bool turned_away_ = false;
   bool reported_done_ = false;
+  std::uint64_t report_number_ = 0;
   bool stop_ = false;
   std::int64_t shutdown_at_ns_ = kNever_ns;
   std::int64_t accept_failure_logged_ns_ = 0;

@@ -39,7 +39,7 @@ void Shard<Io, Sink>::note(Connection& connection, State before, Event event) {
     connection.refusal = Refusal::kShuttingDown;
   if (event == Event::kNoBackend && before == State::kReserving)
     connection.refusal =
-        table()[connection.service].configured ? Refusal::kUnavailable : Refusal::kUnknown;
+        is_configured(connection.service) ? Refusal::kUnavailable : Refusal::kUnknown;
   if (event == Event::kPeerGone &&
       (handshake || before == State::kReplying || before == State::kTurningAway))
     counters_.peer_gone.add();
@@ -58,8 +58,7 @@ std::optional<Event> Shard<Io, Sink>::carry_out(std::uint32_t slot, Action actio
     case Action::kNothing:
       return std::nullopt;
     case Action::kPeek:
-      io_->peek(start(Operation::kPeek), connection.fd,
-                connection.line.room(options_.line_bytes_max));
+      io_->peek(start(Operation::kPeek), connection.fd, room_for_line(connection));
       return std::nullopt;
     case Action::kTake:
       io_->discard(start(Operation::kDiscard), connection.fd,
@@ -115,6 +114,13 @@ std::optional<Event> Shard<Io, Sink>::carry_out(std::uint32_t slot, Action actio
   TCPMUX_UNREACHABLE("apply() lets no bug through");
 }
 
+// The bound may have become smaller since the line began: one more byte, and it is too long.
+template <IoBackend Io, HandoffSink Sink>
+std::span<char> Shard<Io, Sink>::room_for_line(Connection& connection) const {
+  return connection.line.room(
+      std::max<std::size_t>(options_.line_bytes_max, connection.line.length() + 1));
+}
+
 // A whole line was peeked: whom is it for, and may this client have it?
 template <IoBackend Io, HandoffSink Sink>
 Event Shard<Io, Sink>::judge(Connection& connection) {
@@ -125,6 +131,7 @@ Event Shard<Io, Sink>::judge(Connection& connection) {
   connection.refusal = Refusal::kUnknown;
   if (id == kNoService) return Event::kLineRefused;
   const Service& service = table()[id];
+  if (service.removed) return Event::kLineRefused;
   if (!service.access.everyone()) {
     connection.keep(io_->endpoints(connection.fd));
     if (!connection.knows_addresses()) return Event::kPeerGone;
@@ -140,6 +147,8 @@ Event Shard<Io, Sink>::judge(Connection& connection) {
 template <IoBackend Io, HandoffSink Sink>
 Event Shard<Io, Sink>::reserve(std::uint32_t slot) {
   Connection& connection = pool_[slot];
+  if (leaving_) return pass_on(slot) ? Event::kElsewhere : Event::kNoRoom;
+  if (paused_) return Event::kNoRoom;
   const Reservation reservation = sink_.reserve(connection.service, now_ns_);
   switch (reservation.kind) {
     case Reservation::Kind::kRoom:
@@ -157,21 +166,42 @@ Event Shard<Io, Sink>::reserve(std::uint32_t slot) {
   return pass(slot, reservation.number) ? Event::kElsewhere : Event::kNoRoom;
 }
 
+// The socket is then the message's.
+template <IoBackend Io, HandoffSink Sink>
+PassedConnection Shard<Io, Sink>::passed_of(std::uint32_t slot) {
+  Connection& connection = pool_[slot];
+  io_->let_go(connection.fd);
+  return {.socket = OwnFd(connection.fd),
+          .service = connection.service,
+          .line_bytes = connection.line_bytes,
+          .was_accepted = connection.was_accepted,
+          .source = connection.source,
+          .destination = connection.destination,
+          .id = connection.id,
+          .accepted_ns = connection.accepted_ns,
+          .deadline_ns = parked_.holds(slot) ? connection.deadline.at_ns : kNever_ns};
+}
+
+// To the successor, by way of the steward.
+template <IoBackend Io, HandoffSink Sink>
+bool Shard<Io, Sink>::pass_on(std::uint32_t slot) {
+  StewardMessage message;
+  message.kind = StewardMessage::Kind::kPassedOn;
+  message.connection = passed_of(slot);
+  const bool sent = links_.steward.send(std::move(message));
+  const int fd = sent ? -1 : message.connection.socket.release();
+  TCPMUX_CHECK(sent || fd == pool_[slot].fd, "a refused message comes back whole");
+  pool_[slot].fd = fd;
+  if (sent) counters_.passed_on.add();
+  return sent;
+}
+
 template <IoBackend Io, HandoffSink Sink>
 bool Shard<Io, Sink>::pass(std::uint32_t slot, std::uint32_t shard) {
   Connection& connection = pool_[slot];
-  io_->let_go(connection.fd);
   ShardMessage message;
   message.kind = ShardMessage::Kind::kConnection;
-  message.connection = {.socket = OwnFd(connection.fd),
-                        .service = connection.service,
-                        .line_bytes = connection.line_bytes,
-                        .was_accepted = connection.was_accepted,
-                        .source = connection.source,
-                        .destination = connection.destination,
-                        .id = connection.id,
-                        .accepted_ns = connection.accepted_ns,
-                        .deadline_ns = parked_.holds(slot) ? connection.deadline.at_ns : kNever_ns};
+  message.connection = passed_of(slot);
   if (links_.all[shard]->send(std::move(message))) {
     connection.fd = -1;
     counters_.passed.add();

@@ -1,6 +1,7 @@
 // What one shard counts. Every accepted connection ends in exactly one of: handed_off (and not
 // taken back afterwards), refused, helped, timed_out, peer_gone, closed_without_backend, passed on
-// to another shard, or it is still open.
+// to another shard, passed on to the successor, or it is still open. What came from the process
+// before us counts as inherited, not as accepted.
 #pragma once
 
 #include <array>
@@ -21,6 +22,8 @@ struct ShardCounters {
   Counter timed_out;                           // the handshake's deadline passed
   Counter peer_gone;                           // the client left before the end of the handshake
   Counter passed;                              // given to a shard that has a lane
+  Counter passed_on;                           // given to the process that comes after us
+  Counter inherited;                           // given to us by the process before us
   Counter taken_back;                          // sockets read back from a lane
   Counter closed_without_backend;  // told '+', and no backend was left before the deadline
   Counter shed;                    // refused at the descriptor limit, by the reserved descriptor
@@ -40,6 +43,8 @@ inline constexpr std::array kNamedCounters = {
     NamedCounter{"timed_out", &ShardCounters::timed_out},
     NamedCounter{"peer_gone", &ShardCounters::peer_gone},
     NamedCounter{"passed", &ShardCounters::passed},
+    NamedCounter{"passed_on", &ShardCounters::passed_on},
+    NamedCounter{"inherited", &ShardCounters::inherited},
     NamedCounter{"taken_back", &ShardCounters::taken_back},
     NamedCounter{"closed_without_backend", &ShardCounters::closed_without_backend},
     NamedCounter{"shed", &ShardCounters::shed},

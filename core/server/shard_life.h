@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cerrno>
 
+#include "core/io/immediate.h"
 #include "core/server/shard.h"
 
 namespace tcpmux {
@@ -25,7 +27,11 @@ void Shard<Io, Sink>::handle_accept(const Completion& completion) {
   listener.accepting = false;
   if (shutting_down_) {
     close_listener(listener);
-  } else if (completion.result >= 0) {
+  } else if (listener.removed) {
+    remove_listener(listener);
+  } else if (paused_) {
+    return;
+  } else if (completion.result >= 0 || completion.result == -ECANCELED) {
     start_accepting(completion.tag.slot.index);
   } else {
     accept_failed(completion.tag.slot.index, -completion.result);
@@ -100,6 +106,11 @@ void Shard<Io, Sink>::receive(ShardMessage& message) {
     case ShardMessage::Kind::kConnection:
       adopt(message.connection, true);
       return;
+    case ShardMessage::Kind::kInherited:
+      counters_.inherited.add();
+      message.connection.id = 0;  // ids are of one process; this one was told to nobody yet
+      adopt(message.connection, false);
+      return;
     case ShardMessage::Kind::kTable:
       tables_.replace(message.table);
       sink_.use_table(std::move(message.table));
@@ -109,8 +120,24 @@ void Shard<Io, Sink>::receive(ShardMessage& message) {
       // It may be the lane that somebody waits for.
       if (parked_.size() + room_.size() > 0) retry_waiting();
       return;
+    case ShardMessage::Kind::kChange:
+      change(*message.change);
+      return;
+    case ShardMessage::Kind::kPause:
+      pause();
+      return;
+    case ShardMessage::Kind::kResume:
+      resume();
+      return;
+    case ShardMessage::Kind::kLeave:
+      leave();
+      return;
     case ShardMessage::Kind::kShutdown:
       begin_shutdown(message.deadline_ns);
+      return;
+    case ShardMessage::Kind::kReport:
+      reported_done_ = false;
+      report_number_ = message.number;
       return;
     case ShardMessage::Kind::kStop:
       stop_ = true;
@@ -138,7 +165,7 @@ void Shard<Io, Sink>::adopt(PassedConnection& passed, bool from_shard) {
   connection.service = passed.service;
   connection.source = passed.source;
   connection.destination = passed.destination;
-  connection.id = passed.id;
+  connection.id = passed.id != 0 ? passed.id : next_id_++;
   connection.accepted_ns = passed.accepted_ns;
   connection.lane = kNoLane;
   connection.line.clear();
@@ -168,20 +195,104 @@ void Shard<Io, Sink>::lane_lost(std::uint32_t slot) {
 }
 
 template <IoBackend Io, HandoffSink Sink>
-void Shard<Io, Sink>::begin_shutdown(std::int64_t deadline_ns) {
+void Shard<Io, Sink>::change(ShardChange& change) {
   if (shutting_down_) return;
-  shutting_down_ = true;
-  shutdown_at_ns_ = deadline_ns;
+  static_cast<ShardSettings&>(options_) = change.settings;
   for (std::uint32_t i = 0; i < listeners_.size(); ++i) {
     Listener& listener = listeners_[i];
+    const auto& removed = change.removed;
+    if (std::find(removed.begin(), removed.end(), listener.owned.address) == removed.end())
+      continue;
+    if (!listener.owned.socket.valid()) continue;
+    listener.removed = true;
     listener.resume_at_ns = kNever_ns;
     if (listener.accepting) {
       io_->cancel({.operation = Operation::kAccept, .slot = {.index = i}},
                   listener.owned.socket.get());
     } else {
-      close_listener(listener);
+      remove_listener(listener);
     }
   }
+  for (ShardListener& added : change.added) {
+    auto free = std::find_if(listeners_.begin(), listeners_.end(),
+                             [](const Listener& one) { return !one.owned.socket.valid(); });
+    TCPMUX_CHECK(free != listeners_.end() || listeners_.size() < listeners_.capacity(),
+                 "the configuration has no more addresses than a shard has places");
+    if (free == listeners_.end()) free = listeners_.emplace(free);
+    *free = {.owned = std::move(added)};
+    if (!paused_) start_accepting(static_cast<std::uint32_t>(free - listeners_.begin()));
+  }
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::stop_accepting() {
+  for (std::uint32_t i = 0; i < listeners_.size(); ++i) {
+    Listener& listener = listeners_[i];
+    listener.resume_at_ns = kNever_ns;
+    if (listener.accepting)
+      io_->cancel({.operation = Operation::kAccept, .slot = {.index = i}},
+                  listener.owned.socket.get());
+  }
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::pause() {
+  if (shutting_down_) return;
+  paused_ = true;
+  reported_paused_ = false;
+  stop_accepting();
+}
+
+// Once nothing is accepted any more, and all lanes are on their way.
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::report_paused() {
+  const bool accepting = std::any_of(listeners_.begin(), listeners_.end(),
+                                     [](const Listener& one) { return one.accepting; });
+  if (!sink_.give_lanes_away(now_ns_) || accepting) return;
+  StewardMessage message;
+  message.kind = StewardMessage::Kind::kShardPaused;
+  message.number = options_.number;
+  reported_paused_ = links_.steward.send(std::move(message));
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::resume() {
+  if (!std::exchange(paused_, false)) return;
+  for (std::uint32_t i = 0; i < listeners_.size(); ++i)
+    if (may_accept(listeners_[i])) start_accepting(i);
+}
+
+template <IoBackend Io, HandoffSink Sink>
+bool Shard<Io, Sink>::may_accept(const Listener& listener) const {
+  return listener.owned.socket.valid() && !listener.accepting && !listener.removed;
+}
+
+// The successor has our listeners, so closing our copies resets nobody.
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::leave() {
+  TCPMUX_CHECK(paused_ && reported_paused_,
+               "a shard leaves when it has nothing that it could lose");
+  leaving_ = shutting_down_ = true;
+  paused_ = false;
+  for (Listener& listener : listeners_)
+    listener.owned.inherited = true;
+  close_idle_listeners();
+  if (parked_.size() + room_.size() > 0) retry_waiting();
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::begin_shutdown(std::int64_t deadline_ns) {
+  if (shutting_down_) return;
+  shutting_down_ = true;
+  shutdown_at_ns_ = deadline_ns;
+  stop_accepting();
+  close_idle_listeners();
+}
+
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::close_idle_listeners() {
+  for (Listener& listener : listeners_)
+    if (!listener.accepting && listener.owned.socket.valid()) close_listener(listener);
 }
 
 // A shard that is done still answers to the others until all are: one of them may pass it a
@@ -190,8 +301,20 @@ template <IoBackend Io, HandoffSink Sink>
 void Shard<Io, Sink>::report_done() {
   StewardMessage message;
   message.kind = StewardMessage::Kind::kShardDone;
-  message.number = options_.number;
+  message.number = report_number_;
   reported_done_ = links_.steward.send(std::move(message));
+}
+
+// Nobody will ask at this address any more, but those who have already are served.
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::remove_listener(Listener& listener) {
+  const int fd = listener.owned.socket.get();
+  while (!listener.owned.inherited) {
+    const int accepted = io_->accept_now(fd);
+    if (accepted >= 0) admit(accepted);
+    if (accepted < 0 && classify_accept_error(-accepted) != AcceptError::kOfOneConnection) break;
+  }
+  io_->close(listener.owned.socket.release());
 }
 
 // Closing a listener resets whoever waits in its backlog, so they are told first.

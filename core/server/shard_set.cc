@@ -1,6 +1,7 @@
 #include "core/server/shard_set.h"
 
 #include <string>
+#include <utility>
 
 namespace tcpmux {
 
@@ -12,7 +13,12 @@ ShardSet::ShardSet(std::uint32_t count) {
 }
 
 ShardSet::~ShardSet() {
+  decide(false);
   join();
+}
+
+void ShardSet::decide(bool may_serve) {
+  if (!std::exchange(decided_, true)) may_serve_.set_value(may_serve);
 }
 
 void ShardSet::send_all(const std::function<ShardMessage()>& make) {

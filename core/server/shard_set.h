@@ -22,7 +22,7 @@ namespace tcpmux {
 class ShardSet {
  public:
   explicit ShardSet(std::uint32_t count);
-  // The threads have been told to stop, or were never started.
+  // The threads have been told to stop, or do not serve yet.
   ~ShardSet();
 
   std::uint32_t size() const { return static_cast<std::uint32_t>(seats_.size()); }
@@ -32,9 +32,12 @@ class ShardSet {
   // Starts one thread for each of `options` and waits until each has made its engine and its
   // slots. An error when one could not; then none serves, and none is left.
   template <IoBackend Io, HandoffSink Sink>
-  Status start(std::vector<ShardOptions> options, const IoLimits& io_limits,
-               StewardMailbox& steward, std::shared_ptr<const ServiceTable> table,
-               const std::function<typename Sink::Options(std::uint32_t shard)>& sink_options);
+  Status prepare(std::vector<ShardOptions> options, const IoLimits& io_limits,
+                 StewardMailbox& steward, std::shared_ptr<const ServiceTable> table,
+                 const std::function<typename Sink::Options(std::uint32_t shard)>& sink_options);
+
+  // They serve from now on; before, not one of them accepts.
+  void serve() { decide(true); }
 
   // Sends to all; blocks while a mailbox is full, which a shard that runs soon changes.
   void send_all(const std::function<ShardMessage()>& make);
@@ -46,29 +49,30 @@ class ShardSet {
     ShardCounters counters;
     std::thread thread;
   };
+  void decide(bool may_serve);
   // One core for each shard, in turn, of those that we may run on.
   static void pin_this_thread(std::uint32_t shard);
 
   std::vector<std::unique_ptr<Seat>> seats_;
   std::vector<ShardMailbox*> mailboxes_;
+  std::promise<bool> may_serve_;
+  bool decided_ = false;
 };
 
 // How many cores we may run on.
 std::uint32_t usable_cores();
 
 template <IoBackend Io, HandoffSink Sink>
-Status ShardSet::start(std::vector<ShardOptions> options, const IoLimits& io_limits,
-                       StewardMailbox& steward, std::shared_ptr<const ServiceTable> table,
-                       const std::function<typename Sink::Options(std::uint32_t)>& sink_options) {
-  // Two steps, so that no shard accepts before every one of them can.
-  std::promise<bool> go;
-  const std::shared_future<bool> may_run = go.get_future().share();
+Status ShardSet::prepare(std::vector<ShardOptions> options, const IoLimits& io_limits,
+                         StewardMailbox& steward, std::shared_ptr<const ServiceTable> table,
+                         const std::function<typename Sink::Options(std::uint32_t)>& sink_options) {
+  const std::shared_future<bool> may_serve = may_serve_.get_future().share();
   std::vector<std::future<Status>> ready;
   for (std::uint32_t i = 0; i < size(); ++i) {
     std::promise<Status> made;
     ready.push_back(made.get_future());
     Seat& seat = *seats_[i];
-    seat.thread = std::thread([&, this, i, may_run, table, io_limits, own = std::move(options[i]),
+    seat.thread = std::thread([&, this, i, may_serve, table, io_limits, own = std::move(options[i]),
                                chosen = sink_options(i), made = std::move(made)]() mutable {
       pin_this_thread(i);
       Result<std::unique_ptr<Io>> io = Io::create(io_limits);
@@ -80,14 +84,15 @@ Status ShardSet::start(std::vector<ShardOptions> options, const IoLimits& io_lim
       auto shard = std::make_unique<Shard<Io, Sink>>(std::move(own), *std::move(io), links,
                                                      seats_[i]->counters, table, chosen);
       made.set_value({});
-      if (may_run.get()) shard->run();
+      if (may_serve.get()) shard->run();
     });
   }
   Status all;
   for (std::future<Status>& one : ready)
     if (Status status = one.get(); !status) all = status;
-  go.set_value(all.has_value());
-  if (!all) join();
+  if (all) return all;
+  decide(false);
+  join();
   return all;
 }
 

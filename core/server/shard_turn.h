@@ -25,6 +25,7 @@ Shard<Io, Sink>::Shard(ShardOptions options, std::unique_ptr<Io> io, ShardLinks 
       sink_(sink_options, *io_, pool_, static_cast<HandoffEvents&>(*this), counters),
       next_id_(std::uint64_t{options_.number} << 48) {
   sink_.use_table(std::move(table));
+  listeners_.reserve(kAcceptsMax);  // later ones are added without allocating
   for (ShardListener& listener : options_.listeners)
     listeners_.push_back({.owned = std::move(listener)});
 }
@@ -40,8 +41,12 @@ template <IoBackend Io, HandoffSink Sink>
 void Shard<Io, Sink>::begin() {
   tell_time();
   io_->watch_wakeups({.operation = Operation::kWakeup}, links_.own.wakeup_fd());
-  for (std::uint32_t i = 0; i < listeners_.size(); ++i)
-    start_accepting(i);
+  for (std::uint32_t i = 0; i < listeners_.size(); ++i) {
+    if (listeners_[i].owned.retired)
+      remove_listener(listeners_[i]);
+    else
+      start_accepting(i);
+  }
   receive_messages();
 }
 
@@ -50,6 +55,7 @@ void Shard<Io, Sink>::begin() {
 template <IoBackend Io, HandoffSink Sink>
 void Shard<Io, Sink>::turn() {
   if (!reported_done_ && done()) report_done();
+  if (paused_ && !reported_paused_) report_paused();
   std::size_t count = io_->reap(completions_);
   if (count == 0) {
     sink_.flush(now_ns_);
@@ -168,6 +174,7 @@ std::int64_t Shard<Io, Sink>::next_deadline_ns() const {
   for (const Listener& listener : listeners_)
     next_ns = std::min(next_ns, listener.resume_at_ns);
   if (shutting_down_ && !turned_away_) next_ns = std::min(next_ns, shutdown_at_ns_);
+  if (paused_ && !reported_paused_) next_ns = std::min(next_ns, now_ns_ + kRetryLast_ns);
   if (turned_away_ && now_ns_ < forced_end_ns()) next_ns = std::min(next_ns, forced_end_ns());
   return next_ns;
 }
@@ -177,7 +184,8 @@ void Shard<Io, Sink>::expire() {
   for (Queue* queue : {&handshake_, &room_, &linger_, &parked_}) {
     for (std::uint32_t slot = queue->take_expired(now_ns_); slot != kNoSlot;
          slot = queue->take_expired(now_ns_))
-      apply(slot, shutting_down_ && is_early(slot) ? Event::kShutdown : Event::kDeadline);
+      apply(slot,
+            shutting_down_ && !leaving_ && is_early(slot) ? Event::kShutdown : Event::kDeadline);
   }
   if (sink_.next_tick_ns() <= now_ns_) sink_.tick(now_ns_);
   if (retry_at_ns_ <= now_ns_) retry_waiting();

@@ -75,7 +75,7 @@ json status_of(const StatusSources& sources) {
     by_shard.push_back(to_json(one));
   }
   json listening = json::array();
-  for (const Endpoint& endpoint : sources.listening)
+  for (const Endpoint& endpoint : sources.listening())
     listening.push_back(to_string(endpoint));
   json backends = json::array();
   for (const BackendStatus& backend : sources.backends())

@@ -36,12 +36,12 @@ struct StatusSources {
   std::string engine_remark;                 // the same with what the log says of it
   std::int64_t started_ns = 0;               // monotonic
   std::optional<std::string> configuration;  // the file's path
-  std::vector<Endpoint> listening;
   std::string registry;
   std::string control;
   std::uint32_t descriptors = 0;  // the limit
   const ShardSet& shards;
-  std::function<std::string_view()> state;  // "serving", "draining"
+  std::function<std::string_view()> state;  // "serving", "draining", "upgrading", "leaving"
+  std::function<std::vector<Endpoint>()> listening;
   std::function<std::vector<BackendStatus>()> backends;
 };
 

@@ -18,7 +18,7 @@ namespace {
 sigset_t our_signals() {
   sigset_t set;
   ::sigemptyset(&set);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1})
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2})
     ::sigaddset(&set, signal);
   return set;
 }
@@ -59,7 +59,9 @@ void Steward::receive_signals() {
     if (signal == SIGUSR1) {
       log_counters();
     } else if (signal == SIGHUP) {
-      SPDLOG_WARN("SIGHUP is ignored: a new configuration needs a restart");
+      hooks_.reload();
+    } else if (signal == SIGUSR2) {
+      hooks_.upgrade();
     } else if (shutting_down_) {
       SPDLOG_WARN("{} again: ending at once", ::strsignal(signal));
       forced_ = true;
@@ -74,12 +76,23 @@ void Steward::begin_shutdown(const char* why) {
   shutting_down_ = true;
   SPDLOG_INFO("shutting down ({}): no more connections are accepted, handshakes have {} ms", why,
               drain_ms_);
-  if (hooks_.shutdown_begins) hooks_.shutdown_begins();
+  hooks_.shutdown_begins();
   const std::int64_t deadline_ns = monotonic_ns() + drain_ms_ * kNanosPerMilli;
   shards_.send_all([deadline_ns] {
     ShardMessage message;
     message.kind = ShardMessage::Kind::kShutdown;
     message.deadline_ns = deadline_ns;
+    return message;
+  });
+}
+
+void Steward::ask_shards_again() {
+  ++report_number_;
+  shards_done_ = 0;
+  shards_.send_all([this] {
+    ShardMessage message;
+    message.kind = ShardMessage::Kind::kReport;
+    message.number = report_number_;
     return message;
   });
 }
@@ -113,8 +126,15 @@ void Steward::receive(StewardMessage& message) {
     case StewardMessage::Kind::kSinkNotice:
       hooks_.sink_notice(message);
       return;
+    case StewardMessage::Kind::kShardPaused:
+      hooks_.shard_paused();
+      return;
+    case StewardMessage::Kind::kPassedOn:
+      hooks_.passed_on(std::move(message.connection));
+      return;
     case StewardMessage::Kind::kShardDone:
-      if (++shards_done_ == shards_.size()) loop_.stop();
+      if (message.number == report_number_ && ++shards_done_ == shards_.size())
+        hooks_.shards_done();
       return;
   }
 }

@@ -17,11 +17,18 @@
 
 namespace tcpmux {
 
-// What the sink's half on this thread (the registry) is told.
+// What the other parts on this thread (the registry, the daemon) are told. All are set.
 struct StewardHooks {
   std::function<void(std::unique_ptr<SinkMessage>)> sink;
   std::function<void(const StewardMessage&)> sink_notice;
   std::function<void()> shutdown_begins;
+  std::function<void()> reload;   // SIGHUP
+  std::function<void()> upgrade;  // SIGUSR2
+  // For the successor.
+  std::function<void()> shard_paused;
+  std::function<void(PassedConnection)> passed_on;
+  // All shards have done what kShutdown or kLeave asked for.
+  std::function<void()> shards_done;
 };
 
 class Steward {
@@ -33,6 +40,11 @@ class Steward {
   void set_hooks(StewardHooks hooks) { hooks_ = std::move(hooks); }
   void begin_shutdown(const char* why);
   bool shutting_down() const { return shutting_down_; }
+  // Shards that were done may have got something since: hooks.shards_done() once more, when all
+  // are.
+  void ask_shards_again();
+  // A new configuration: how long a shutdown may take.
+  void set_drain_ms(std::int64_t drain_ms) { drain_ms_ = drain_ms; }
   // After the loop has stopped: by a second signal, so that shards may still be at work.
   bool forced() const { return forced_; }
   // One line with the sums of all counters.
@@ -53,11 +65,13 @@ class Steward {
   OwnFd signals_;
   StewardHooks hooks_;
   std::uint32_t shards_done_ = 0;
+  std::uint64_t report_number_ = 0;  // of the reports that count
   bool shutting_down_ = false;
   bool forced_ = false;
 };
 
-// SIGTERM, SIGINT, SIGHUP and SIGUSR1 are then received by the steward alone; SIGPIPE is ignored.
+// SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 are then received by the steward alone; SIGPIPE is
+// ignored.
 void block_signals();
 
 }  // namespace tcpmux

@@ -230,6 +230,12 @@ class RegistryWorld {
           news.routes[entry.service] = entry;
         news.version = static_cast<RoutesCommand&>(command).version;
         return;
+      case RouterMessage::Kind::kMoreRoutes:
+        news.order += 'M';
+        return;
+      case RouterMessage::Kind::kTimes:
+        news.order += 't';
+        return;
     }
   }
 
