@@ -4,11 +4,14 @@ the daemon serves and when it stops."""
 
 import os
 import random
+import re
 import signal
 import socket
 import unittest
 
 from control import ControlClient, as_nobody, control_path_beside, ctl
+from daemon import daemon_command
+from generations import Generations
 from harness import PATIENCE_S, SystemTest, eventually, main
 
 ECHO = {"services": {"echo": {}, "whoami": {}}}
@@ -159,6 +162,51 @@ class Drain(ControlTest):
         self.assertEqual(self.ctl("drain", "--wait").code, 0)
         self.assertIsNotNone(daemon.process.poll(), "it has ended when we are told so")
         daemon.expect_exit(0)
+
+
+class Changes(ControlTest):
+    """What tcpmux ctl prints; what a reload and an upgrade do has tests of its own."""
+
+    def test_a_reload(self):
+        self.start_daemon(ECHO)
+        services = {"echo": {}, "two": {}, "three": {}}
+        self.write_config({"control": {"path": "/elsewhere"}, "services": services})
+        said = self.ctl("reload")
+        self.assertEqual((said.code, said.err), (0, ""))
+        self.assertEqual(
+            said.out,
+            "reloaded: 3 services\ncontrol.path changes with an upgrade (tcpmux ctl upgrade)\n",
+        )
+
+    def test_a_reload_of_a_bad_file(self):
+        daemon = self.start_daemon(ECHO)
+        path = self.write_config("shard = 3\nengine = 'kqueue'\n")
+        said = self.ctl("reload")
+        self.assertEqual((said.code, said.out), (1, ""))
+        first, second = said.err.splitlines()
+        self.assertTrue(first.startswith(f"{path}:1:1: unknown key 'shard'"), first)
+        self.assertTrue(second.startswith(f"{path}:2:10: engine must be"), second)
+        self.serve(self.backend("echo"))
+        self.assert_serves(daemon)
+
+    def test_an_upgrade(self):
+        command = daemon_command(
+            self.write_config(ECHO),
+            engine=self.engine,
+            listen=["127.0.0.1:0"],
+            registry=self.registry,
+            shards=2,
+            flags=[],
+        )
+        daemon = self.keep(Generations(command, self.registry)).wait_started()
+        self.addCleanup(daemon.stop)
+        said = self.ctl("upgrade")
+        self.assertEqual((said.code, said.err), (0, ""))
+        match = re.fullmatch(r"upgraded: pid (\d+) -> (\d+) \(\d+ ms\)\n", said.out)
+        self.assertTrue(match, said.out)
+        self.assertEqual(int(match[1]), daemon.pid)
+        daemon.pids.append(int(match[2]))
+        eventually(lambda: daemon.status()["pid"] == daemon.current, "the new one answers")
 
 
 class WhoAndWhere(ControlTest):
