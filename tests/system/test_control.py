@@ -1,18 +1,16 @@
 """Guards tcpmux ctl and the control socket: what they say is true, they obey their owner alone, and
-whatever is done to the socket the daemon goes on serving. And that a service manager is told when
-the daemon serves and when it stops."""
+whatever is done to the socket the daemon goes on serving."""
 
 import os
 import random
 import re
-import signal
 import socket
 import unittest
 
 from control import ControlClient, as_nobody, control_path_beside, ctl
 from daemon import daemon_command
 from generations import Generations
-from harness import PATIENCE_S, SystemTest, eventually, main
+from harness import SystemTest, eventually, main
 
 ECHO = {"services": {"echo": {}, "whoami": {}}}
 CONNECTIONS_MAX = 16
@@ -340,65 +338,6 @@ class Abuse(ControlTest):
             client.close()
         eventually(lambda: len(daemon.settled_descriptors()) == before, "none is left open")
         self.assert_serves(daemon)
-
-
-class ServiceManager(ControlTest):
-    def notify_socket(self):
-        path = os.path.join(self.directory, "notify")
-        manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.addCleanup(manager.close)
-        manager.settimeout(PATIENCE_S)
-        manager.bind(path)
-        return path, manager
-
-    @staticmethod
-    def next_of(manager):
-        text = manager.recv(65536).decode()
-        return dict(line.split("=", 1) for line in text.splitlines())
-
-    def test_is_told_when_it_serves_and_when_it_stops(self):
-        path, manager = self.notify_socket()
-        daemon = self.start_daemon(SLOW, env={"NOTIFY_SOCKET": path})
-        self.serve(self.backend("echo"))
-        ready = self.next_of(manager)
-        self.assertEqual(ready["READY"], "1")
-        self.assertIn("%s:%d" % daemon.address, ready["STATUS"])
-        client = self.connect(daemon.address)
-        client.send(b"ec")
-        daemon.wait_counter("accepted", 1)
-        daemon.signal(signal.SIGTERM)
-        self.assertEqual(self.next_of(manager)["STOPPING"], "1")
-        self.assertTrue(daemon.running(), "it is told at the begin of the end")
-        client.send(b"ho\r\n")
-        self.assertEqual(client.read_line(), b"+\r\n")
-        daemon.expect_exit(0)
-
-    def test_ready_means_ready(self):
-        """Whoever waits for READY=1 finds the port, the registry and the control socket open."""
-        path, manager = self.notify_socket()
-        daemon = self.launch_daemon(ECHO, env={"NOTIFY_SOCKET": path})
-        self.next_of(manager)
-        self.assertEqual(self.status()["pid"], daemon.pid)
-        self.serve(self.backend("echo"))
-        host, port = self.status()["listening"][0].rsplit(":", 1)
-        self.assert_served((host, int(port)))
-        daemon.stop()
-
-    def test_one_that_does_not_start_is_never_ready(self):
-        path, manager = self.notify_socket()
-        with open(self.registry, "w", encoding="ascii"):
-            pass
-        self.launch_daemon(ECHO, env={"NOTIFY_SOCKET": path}).expect_exit(1)
-        manager.setblocking(False)
-        with self.assertRaises(BlockingIOError):
-            manager.recv(65536)
-
-    def test_one_that_is_not_there(self):
-        nobody = os.path.join(self.directory, "nobody")
-        daemon = self.start_daemon(ECHO, env={"NOTIFY_SOCKET": nobody})
-        daemon.wait_for_line(r"the service manager \(\$NOTIFY_SOCKET\) cannot be told")
-        self.serve(self.backend("echo"))
-        self.assert_served(daemon.address)
 
 
 if __name__ == "__main__":
