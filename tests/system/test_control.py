@@ -1,15 +1,16 @@
 """Guards tcpmux ctl and the control socket: what they say is true, they obey their owner alone, and
-whatever is done to the socket the daemon goes on serving. And that a service manager is told when
-the daemon serves and when it stops."""
+whatever is done to the socket the daemon goes on serving."""
 
 import os
 import random
-import signal
+import re
 import socket
 import unittest
 
 from control import ControlClient, as_nobody, control_path_beside, ctl
-from harness import PATIENCE_S, SystemTest, eventually, main
+from daemon import daemon_command
+from generations import Generations
+from harness import SystemTest, eventually, main
 
 ECHO = {"services": {"echo": {}, "whoami": {}}}
 CONNECTIONS_MAX = 16
@@ -161,6 +162,51 @@ class Drain(ControlTest):
         daemon.expect_exit(0)
 
 
+class Changes(ControlTest):
+    """What tcpmux ctl prints; what a reload and an upgrade do has tests of its own."""
+
+    def test_a_reload(self):
+        self.start_daemon(ECHO)
+        services = {"echo": {}, "two": {}, "three": {}}
+        self.write_config({"control": {"path": "/elsewhere"}, "services": services})
+        said = self.ctl("reload")
+        self.assertEqual((said.code, said.err), (0, ""))
+        self.assertEqual(
+            said.out,
+            "reloaded: 3 services\ncontrol.path changes with an upgrade (tcpmux ctl upgrade)\n",
+        )
+
+    def test_a_reload_of_a_bad_file(self):
+        daemon = self.start_daemon(ECHO)
+        path = self.write_config("shard = 3\nengine = 'kqueue'\n")
+        said = self.ctl("reload")
+        self.assertEqual((said.code, said.out), (1, ""))
+        first, second = said.err.splitlines()
+        self.assertTrue(first.startswith(f"{path}:1:1: unknown key 'shard'"), first)
+        self.assertTrue(second.startswith(f"{path}:2:10: engine must be"), second)
+        self.serve(self.backend("echo"))
+        self.assert_serves(daemon)
+
+    def test_an_upgrade(self):
+        command = daemon_command(
+            self.write_config(ECHO),
+            engine=self.engine,
+            listen=["127.0.0.1:0"],
+            registry=self.registry,
+            shards=2,
+            flags=[],
+        )
+        daemon = self.keep(Generations(command, self.registry)).wait_started()
+        self.addCleanup(daemon.stop)
+        said = self.ctl("upgrade")
+        self.assertEqual((said.code, said.err), (0, ""))
+        match = re.fullmatch(r"upgraded: pid (\d+) -> (\d+) \(\d+ ms\)\n", said.out)
+        self.assertTrue(match, said.out)
+        self.assertEqual(int(match[1]), daemon.pid)
+        daemon.pids.append(int(match[2]))
+        eventually(lambda: daemon.status()["pid"] == daemon.current, "the new one answers")
+
+
 class WhoAndWhere(ControlTest):
     @unittest.skipUnless(os.geteuid() == 0, "only root can be somebody else")
     def test_other_users_are_refused(self):
@@ -292,65 +338,6 @@ class Abuse(ControlTest):
             client.close()
         eventually(lambda: len(daemon.settled_descriptors()) == before, "none is left open")
         self.assert_serves(daemon)
-
-
-class ServiceManager(ControlTest):
-    def notify_socket(self):
-        path = os.path.join(self.directory, "notify")
-        manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.addCleanup(manager.close)
-        manager.settimeout(PATIENCE_S)
-        manager.bind(path)
-        return path, manager
-
-    @staticmethod
-    def next_of(manager):
-        text = manager.recv(65536).decode()
-        return dict(line.split("=", 1) for line in text.splitlines())
-
-    def test_is_told_when_it_serves_and_when_it_stops(self):
-        path, manager = self.notify_socket()
-        daemon = self.start_daemon(SLOW, env={"NOTIFY_SOCKET": path})
-        self.serve(self.backend("echo"))
-        ready = self.next_of(manager)
-        self.assertEqual(ready["READY"], "1")
-        self.assertIn("%s:%d" % daemon.address, ready["STATUS"])
-        client = self.connect(daemon.address)
-        client.send(b"ec")
-        daemon.wait_counter("accepted", 1)
-        daemon.signal(signal.SIGTERM)
-        self.assertEqual(self.next_of(manager)["STOPPING"], "1")
-        self.assertTrue(daemon.running(), "it is told at the begin of the end")
-        client.send(b"ho\r\n")
-        self.assertEqual(client.read_line(), b"+\r\n")
-        daemon.expect_exit(0)
-
-    def test_ready_means_ready(self):
-        """Whoever waits for READY=1 finds the port, the registry and the control socket open."""
-        path, manager = self.notify_socket()
-        daemon = self.launch_daemon(ECHO, env={"NOTIFY_SOCKET": path})
-        self.next_of(manager)
-        self.assertEqual(self.status()["pid"], daemon.pid)
-        self.serve(self.backend("echo"))
-        host, port = self.status()["listening"][0].rsplit(":", 1)
-        self.assert_served((host, int(port)))
-        daemon.stop()
-
-    def test_one_that_does_not_start_is_never_ready(self):
-        path, manager = self.notify_socket()
-        with open(self.registry, "w", encoding="ascii"):
-            pass
-        self.launch_daemon(ECHO, env={"NOTIFY_SOCKET": path}).expect_exit(1)
-        manager.setblocking(False)
-        with self.assertRaises(BlockingIOError):
-            manager.recv(65536)
-
-    def test_one_that_is_not_there(self):
-        nobody = os.path.join(self.directory, "nobody")
-        daemon = self.start_daemon(ECHO, env={"NOTIFY_SOCKET": nobody})
-        daemon.wait_for_line(r"the service manager \(\$NOTIFY_SOCKET\) cannot be told")
-        self.serve(self.backend("echo"))
-        self.assert_served(daemon.address)
 
 
 if __name__ == "__main__":

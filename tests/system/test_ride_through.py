@@ -1,7 +1,8 @@
-"""Guards that backends outlive the mux: whether it is restarted, killed or away for a while, the same
-processes serve again without a restart of their own, sessions that they have go on through all of
-it, and what waited in their lanes is received. Three kinds of backends: tcpmux-demo (the library's
-C++ face), a program in C (its C functions), and tools/demo/daytime.py (PROTOCOL.md alone).
+"""Guards that backends outlive the mux: whether it is restarted, upgraded, killed or away for a
+while, the same processes serve again without a restart of their own, sessions that they have go on
+through all of it, and what waited in their lanes is received. Three kinds of backends: tcpmux-demo
+(the library's C++ face), a program in C (its C functions), and tools/demo/daytime.py (PROTOCOL.md
+alone).
 
 TCPMUX_SOAK_SECONDS=N makes the soak at the end last N seconds instead of 6."""
 
@@ -14,6 +15,8 @@ import threading
 import time
 
 from control import control_path_beside, ctl
+from daemon import daemon_command
+from generations import Generations
 from harness import (
     Child,
     Client,
@@ -44,6 +47,9 @@ class RideThroughTest(SystemTest):
         """A mux with every kind of backend, and a session with each that keeps some."""
         self.daemon = self.start_daemon(CONFIG)
         self.address = self.daemon.address
+        self.serve_all()
+
+    def serve_all(self):
         self.backends = self.start_backends()
         self.await_all_served()
         self.sessions = [self.session("echo"), self.session("cecho")]
@@ -84,6 +90,9 @@ class RideThroughTest(SystemTest):
         self.assertEqual(said.code, 0, said.err)
         return {name: one["pid"] for one in said.json["backends"] for name in one["names"]}
 
+    def counters(self):
+        return ctl("status", "--json", "--registry", self.registry).json["counters"]
+
     def await_all_served(self):
         """Each name is served, by the process that was started for it."""
         eventually(lambda: set(self.serving()) == set(SERVICES), "every name is served")
@@ -102,7 +111,7 @@ class RideThroughTest(SystemTest):
 
     def waiting_in_lanes(self):
         """Clients that are told '+' while their backends do not run, and are in the lanes."""
-        before = self.daemon.counters()["handed_off"]
+        before = self.counters()["handed_off"]
         for child in self.backends.values():
             child.signal(signal.SIGSTOP)
         clients = []
@@ -110,7 +119,9 @@ class RideThroughTest(SystemTest):
             client = self.connect(self.address)
             self.assertEqual(client.ask(service), b"+\r\n")
             clients.append((service, client))
-        self.daemon.wait_counter("handed_off", before + len(clients))
+        eventually(
+            lambda: self.counters()["handed_off"] == before + len(clients), "all are in the lanes"
+        )
         return clients
 
     def assert_all_are_served(self, clients):
@@ -246,6 +257,29 @@ class RideThrough(RideThroughTest):
         self.restart()
         self.assert_all_are_served(clients)
         self.assert_rode_through()
+
+    def test_upgrades(self):
+        """The next binary takes the mux's place: backends are not even told."""
+        command = daemon_command(
+            self.write_config(CONFIG),
+            engine=self.engine,
+            listen=["127.0.0.1:0"],
+            registry=self.registry,
+            shards=2,
+            flags=[],
+        )
+        self.daemon = self.keep(Generations(command, self.registry)).wait_started()
+        self.addCleanup(self.daemon.stop)
+        self.address = self.daemon.address
+        self.serve_all()
+        marks = {child: child.mark() for child in self.backends.values()}
+        for _ in range(3):
+            clients = self.waiting_in_lanes()
+            self.daemon.upgrade()
+            self.assert_all_are_served(clients)
+            self.assert_rode_through()
+        for child, since in marks.items():
+            self.assertNotRegex(child.text(since), "waiting|serving", "nobody registered again")
 
     def test_a_crash_while_a_backend_stands_still(self):
         """It learns of two muxes' ends at once, when it moves again."""

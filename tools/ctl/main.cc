@@ -38,10 +38,9 @@ int complain(const Failure& failure) {
   return failure.exit_code;
 }
 
-// A reply's own words: "summary" is a line, "remarks" are more of them.
-std::string words_of(const json& reply) {
-  std::string text = reply.contains("summary") ? ": " + reply.value("summary", "") : "";
-  text += "\n";
+// What came of a reload, and what in the file does not hold yet.
+std::string reloaded_text(const json& reply) {
+  std::string text = fmt::format("reloaded: {} services\n", reply.value("services", 0));
   for (const json& remark : reply.value("remarks", json::array()))
     text += remark.get<std::string>() + "\n";
   return text;
@@ -54,7 +53,7 @@ std::string text_of(Command command, const json& reply) {
     case Command::kDrain:
       return "draining: no more connections are accepted, handshakes finish\n";
     case Command::kReload:
-      return "reloaded" + words_of(reply);
+      return reloaded_text(reply);
     case Command::kUpgrade:
       return fmt::format("upgraded: pid {} -> {} ({} ms)\n", reply.value("old_pid", 0),
                          reply.value("new_pid", 0), reply.value("milliseconds", 0));
