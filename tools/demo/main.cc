@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "tools/demo/counts.h"
 #include "tools/demo/event_loop.h"
 #include "tools/demo/service.h"
 
@@ -29,11 +30,13 @@ struct Options {
   tcpmux::BackendOptions backend;
   bool quiet = false;
   bool count = false;
+  std::string count_file;
 };
 
 class Program {
  public:
   explicit Program(Options options) : options_(std::move(options)) {
+    if (!options_.count_file.empty()) counts_.keep_in(options_.count_file);
     for (const std::string& name : options_.services) {
       received_[name] = 0;
       services_[name] = make(name);
@@ -54,10 +57,10 @@ class Program {
 
  private:
   std::unique_ptr<Service> make(const std::string& name) {
-    if (name == "whoami") return make_whoami(loop_);
-    if (name == "chat") return make_chat(loop_);
-    if (name == "discard") return make_discard();
-    return make_echo(loop_);
+    if (name == "whoami") return make_whoami(loop_, counts_);
+    if (name == "chat") return make_chat(loop_, counts_);
+    if (name == "discard") return make_discard(counts_);
+    return make_echo(loop_, counts_);
   }
 
   // Until the library has nothing more for us: it may hold several clients at a time.
@@ -65,7 +68,7 @@ class Program {
     tcpmux::Client client;
     tcpmux_result result = TCPMUX_OK;
     while (result == TCPMUX_OK || result == TCPMUX_LOST) {
-      result = backend_->try_accept(client);
+      result = receive(client);
       if (result == TCPMUX_LOST) complain();
       if (result == TCPMUX_OK) dispatch(std::move(client));
     }
@@ -76,6 +79,15 @@ class Program {
       status_ = 1;
       finish();
     }
+  }
+
+  // Whoever has come with a message is counted before the first of them is served.
+  tcpmux_result receive(tcpmux::Client& client) {
+    counts_.receiving(true);
+    const tcpmux_result result = backend_->try_accept(client);
+    counts_.received(backend_->counters().sockets);
+    counts_.receiving(false);
+    return result;
   }
 
   void dispatch(tcpmux::Client client) {
@@ -116,7 +128,7 @@ class Program {
     if (backend_ == nullptr) return loop_.stop();  // asked twice
     backend_->drain();
     tcpmux::Client client;
-    while (backend_->try_accept(client) == TCPMUX_OK)
+    while (receive(client) == TCPMUX_OK)
       dispatch(std::move(client));
     loop_.forget(backend_->descriptor());
     backend_.reset();
@@ -157,6 +169,7 @@ class Program {
   }
 
   Options options_;
+  Counts counts_;
   EventLoop loop_;
   std::map<std::string, std::unique_ptr<Service>> services_;
   std::map<std::string, std::uint64_t> received_;
@@ -177,7 +190,10 @@ constexpr const char* kExamples =
     "  tcpmux-demo echo whoami chat\n"
     "  tcpmux-demo --registry /tmp/tcpmux.sock --count discard\n\n"
     "It waits for the mux where there is none yet, and comes back when the mux does. SIGUSR1\n"
-    "prints how many clients came to each service; SIGTERM and SIGINT end it.";
+    "prints how many clients came to each service; SIGTERM and SIGINT end it.\n\n"
+    "A count file has three numbers of 8 bytes, in the machine's order: 1 while clients that are\n"
+    "not counted yet may be on their way out of a lane, else 0; clients received, counted before\n"
+    "anything is done with them; clients answered. Each process needs a file of its own.";
 
 int parse_and_run(int argc, char** argv) {
   CLI::App app(kDescription, "tcpmux-demo");
@@ -198,6 +214,9 @@ int parse_and_run(int argc, char** argv) {
   app.add_option("--lanes", options.backend.lanes, "how many lanes (0: one for each mux thread)")
       ->check(CLI::Range(0, 64).description(""));
   app.add_flag("--count", options.count, "at the end too, print how many clients came");
+  app.add_option("--count-file", options.count_file,
+                 "keep counters there that outlive a kill -9; see below")
+      ->type_name("PATH");
   app.add_flag("--quiet", options.quiet, "only say what goes wrong");
   CLI11_PARSE(app, argc, argv);
   // Who does not say them need not be told them.
