@@ -145,9 +145,13 @@ def arguments(text, **extra):
             help=f"{what} (default {default})",
         )
     options = parser.parse_args()
-    folder = options.bin or os.environ.get("TCPMUX_BIN_DIR") or os.path.join(ROOT, "build", "bin")
-    os.environ["TCPMUX_BIN_DIR"] = folder
+    find_binaries(options.bin)
     return options
+
+
+def find_binaries(folder):
+    default = os.environ.get("TCPMUX_BIN_DIR") or os.path.join(ROOT, "build", "bin")
+    os.environ["TCPMUX_BIN_DIR"] = folder or default
 
 
 def write_json(path, figures):
@@ -181,6 +185,7 @@ __all__ = [
     "arguments",
     "deliver",
     "eventually",
+    "find_binaries",
     "machine",
     "percent",
     "report_of",

@@ -210,6 +210,25 @@ TEST_F(DemoTest, ACountFileThatCannotBe) {
   EXPECT_EQ(program.wait(), 1);
 }
 
+TEST_F(DemoTest, WorkersShareARegistrationAndAreReplaced) {
+  Program program(demo({"--workers", "1", "whoami"}));
+  welcome();
+  const auto served_by = [this] {
+    const std::string text = read_all(client_of("whoami"));
+    const std::size_t at = text.find("process ");
+    return at == std::string::npos ? 0 : std::stoi(text.substr(at + 8));
+  };
+  const pid_t first = served_by();
+  ASSERT_GT(first, 1);
+  ASSERT_EQ(::kill(first, SIGKILL), 0);
+  const pid_t second = served_by();
+  EXPECT_GT(second, 1);
+  EXPECT_NE(second, first);
+  program.tell(SIGTERM);
+  EXPECT_EQ(program.wait(), 0);
+  EXPECT_EQ(registration_.next_type(), static_cast<int>(MessageType::kGoodbye)) << "once, for all";
+}
+
 TEST_F(DemoTest, SaysWhatBecomesOfTheMux) {
   mux_.stop_listening();
   const Program program(demo({"echo", "chat"}));
