@@ -92,11 +92,7 @@ def find_broken(figures):
 def run(engine, seconds, *, rate=1500, seed=1):
     with place.Place(engine, CONFIG) as site:
         killing = Killing(site, seed)
-        load = site.load(
-            *["--engine", engine, "--kind", "early=1,session=1", "--messages", 1],
-            *["--rate", rate, "--duration", seconds, "--connections", 4000],
-            *["--timeout", 20_000, "--source-addresses", 200, "--cpu-of", site.daemon.pid],
-        )
+        load = place.start_sessions(site, engine, rate, seconds)
         killing.run_until(lambda: not load.running())
         report = place.report_of(load)
         counters = place.settled(site.daemon, report["accepted"])

@@ -26,16 +26,19 @@ BATCH = 8  # how many clients one message may bring to a backend
 class Backend(Demo):
     """tcpmux-demo, with counts that can be read after it was killed."""
 
-    def __init__(self, registry, count_file, *services, batch=BATCH):
+    def __init__(self, registry, count_file, *services, flags=()):
         self.count_file = count_file
-        self.batch = batch
-        flags = ["--batch", str(batch), "--count-file", count_file]
+        flags = [*map(str, flags), "--batch", str(BATCH), "--count-file", count_file]
         super().__init__(registry, *services, flags=flags)
 
     def counts(self):
-        """(1 where it may have taken a message that is not counted, received, answered)."""
-        with open(self.count_file, "rb") as file:
-            return struct.unpack("=3Q", file.read(24))
+        return read_counts(self.count_file)
+
+
+def read_counts(path):
+    """(1 where it may have taken a message that is not counted, received, answered)."""
+    with open(path, "rb") as file:
+        return struct.unpack("=3Q", file.read(24))
 
 
 class Place:
@@ -99,6 +102,15 @@ class Place:
         if nice:
             command = ["nice", "-n", str(nice), *command]
         return self.keep(Child(command))
+
+
+def start_sessions(site, engine, rate, seconds):
+    """Clients of echo at a constant rate: half of them say all with their first line."""
+    return site.load(
+        *["--engine", engine, "--kind", "early=1,session=1", "--messages", 1],
+        *["--rate", rate, "--duration", seconds, "--connections", 4000],
+        *["--timeout", 20_000, "--source-addresses", 200],
+    )
 
 
 def report_of(load, patience_s=0):
@@ -189,7 +201,9 @@ __all__ = [
     "machine",
     "percent",
     "report_of",
+    "read_counts",
     "settled",
     "signal",
+    "start_sessions",
     "write_json",
 ]

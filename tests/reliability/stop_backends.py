@@ -36,7 +36,7 @@ class Stop:
         backend.signal(place.signal.SIGSTOP)
         place.eventually(lambda: _is_stopped(backend.pid), "it is stopped")
         receiving, received, answered = backend.counts()
-        self.in_hands_at_most = received - answered + receiving * backend.batch
+        self.in_hands_at_most = received - answered + receiving * place.BATCH
 
     def covers(self, visit):
         """True when the visitor waited for the stopped process."""
