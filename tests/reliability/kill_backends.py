@@ -56,6 +56,8 @@ def account(load, counters, dead, alive):
     of_dead = [backend.counts() for backend in dead]
     told = load["accepted"]
     received = sum(received for _, received, _ in counts)
+    in_doubt = sum(receiving for receiving, _, _ in of_dead)
+    in_doubt_at_most = in_doubt * place.BATCH
     return {
         "clients": load["started"],
         "told_plus": told,
@@ -65,9 +67,10 @@ def account(load, counters, dead, alive):
         "no_reply": load["started"] - told - load["failures"]["denied"],
         "received_by_backends": received,
         "received_and_lost_by_killed": sum(got - answered for _, got, answered in of_dead),
-        "kills_in_doubt": sum(receiving for receiving, _, _ in of_dead),
-        "in_doubt_at_most": sum(receiving for receiving, _, _ in of_dead) * place.BATCH,
-        "told_plus_and_not_received": told - received,
+        "told_plus_and_not_counted": told - received,
+        "kills_in_doubt": in_doubt,
+        "in_doubt_at_most": in_doubt_at_most,
+        "lost_in_mux_or_queue": max(told - received - in_doubt_at_most, 0),
         "left_the_mux": counters["handed_off"] - counters["taken_back"],
         "taken_back": counters["taken_back"],
         "closed_without_backend": counters["closed_without_backend"],
@@ -77,8 +80,10 @@ def account(load, counters, dead, alive):
 def find_broken(figures):
     """What is not as promised, in words."""
     broken = []
-    if not 0 <= figures["told_plus_and_not_received"] <= figures["in_doubt_at_most"]:
+    if figures["lost_in_mux_or_queue"]:
         broken.append("clients that were told '+' were lost in the mux or in a queue")
+    if figures["told_plus_and_not_counted"] < 0:
+        broken.append("backends received clients who were not told '+', or somebody twice")
     if figures["left_the_mux"] != figures["told_plus"] or figures["closed_without_backend"]:
         broken.append("the mux has not handed over everybody who was told '+'")
     lost_at_most = figures["received_and_lost_by_killed"] + figures["in_doubt_at_most"]

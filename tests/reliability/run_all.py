@@ -38,9 +38,10 @@ def kills_table(all_figures):
         "kills": "kills",
         "told '+'": "told_plus",
         "answered": "answered",
-        "received by a backend and lost with it": "told_plus_and_not_answered",
-        "lost in the mux or in a queue": "told_plus_and_not_received",
+        "lost with a backend": "told_plus_and_not_answered",
+        "not counted by anybody": "told_plus_and_not_counted",
         "kills in doubt": "kills_in_doubt",
+        "lost in the mux or in a queue": "lost_in_mux_or_queue",
         "taken back": "taken_back",
     }
     rows = [
