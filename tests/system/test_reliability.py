@@ -6,7 +6,7 @@ $TCPMUX_FIGURES_DIR where that is set. TCPMUX_LONG_S makes each part take so man
 import os
 import sys
 
-from harness import SystemTest, main, on_both_engines
+from harness import Child, SystemTest, main, on_both_engines
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "reliability"))
 
@@ -59,6 +59,18 @@ class Reliability(SystemTest):
     def test_descriptors_run_out(self):
         limits = tuple(descriptor_limit.LIMITS) if LONG_S else (64, 1024)
         self.holds("descriptor_limit", descriptor_limit.run(self.engine, LONG_S or 1, limits=limits))
+
+
+class AllByOneCommand(SystemTest):
+    def test_figures_and_a_table(self):
+        """What it writes, of the shortest part alone."""
+        program = os.path.join(place.ROOT, "tests", "reliability", "run_all.py")
+        words = ["--out", self.directory, "--only", "kill_workers", "--seconds", 1]
+        run = self.keep(Child([sys.executable, "-B", program, *words, "--engine", "epoll"]))
+        self.assertEqual(run.wait_exit(), 0, run.text())
+        with open(os.path.join(self.directory, "figures.md"), encoding="utf-8") as file:
+            self.assertRegex(file.read(), r"\AAll is as promised.\n[^$]*\| kill -9 of workers .* epoll")
+        self.assertTrue(os.path.exists(os.path.join(self.directory, "kill_workers-epoll.json")))
 
 
 if __name__ == "__main__":
