@@ -15,7 +15,9 @@ BACKENDS = 3
 STALL_MS = 400
 PAUSE_S = (0.1, 0.4)  # between two stops
 SHORT_S = (0.02, 0.3)  # no stall; and a stop that is one:
-LONG_S = (2.5, 4.0)  # times STALL_MS
+LONG_S = (4.0, 6.0)  # times STALL_MS
+# Who waited less was in a queue that no stall had been seen of, or was moved in time.
+PATIENT_S = 1.5  # times STALL_MS
 # A stall is looked for every eighth of stall_ms; the rest is for a machine that has other work.
 WAIT_MAX_S = 10.0
 CONFIG = {
@@ -39,8 +41,13 @@ class Stop:
         self.in_hands_at_most = received - answered + receiving * place.BATCH
 
     def covers(self, visit):
-        """True when the visitor waited for the stopped process."""
-        return self.pid == visit.served_by and visit.plus < self.end and visit.answer > self.begin
+        """True when the visitor waited for the stopped process: it was answered when that went on.
+        (Who is answered while it is stopped has been so before, and reads it now.)"""
+        return self.pid == visit.served_by and visit.plus < self.end <= visit.answer
+
+    def keeps(self, visit):
+        """True when the visitor waited for longer than a stall, and was not moved."""
+        return self.is_long and self.covers(visit) and visit.wait > PATIENT_S * STALL_MS / 1000
 
 
 def _is_stopped(pid):
@@ -71,24 +78,24 @@ def account(visits, stops):
     kept_too_many = 0
     for visit in answered:
         covering = [stop for stop in stops if stop.covers(visit)]
-        if any(stop.is_long for stop in covering):
+        if any(stop.keeps(visit) for stop in covering):
             in_hands.append(visit.wait)
         else:
             (briefly if covering else elsewhere).append(visit.wait)
     for stop in stops:
-        served = sum(stop.is_long and stop.covers(visit) for visit in answered)
+        served = sum(stop.keeps(visit) for visit in answered)
         kept_too_many += max(served - stop.in_hands_at_most, 0)
     return {
         "clients": len(visits),
         "told_plus": sum(visit.plus is not None for visit in visits),
         "answered": len(answered),
         "not_answered": dict(collections.Counter(visit.end for visit in visits if not visit.answer)),
-        "waited_for_a_long_stop": len(in_hands),
+        "waited_until_a_long_stop_was_over": len(in_hands),
         "of_them_in_the_queue": kept_too_many,
-        "waited_for_a_short_stop": len(briefly),
+        "waited_for_less_than_a_stall": len(briefly),
         "longest_wait_s": {
             "in_the_hands_of_a_stopped_one": round(max(in_hands, default=0), 3),
-            "for_one_that_was_stopped_shortly": round(max(briefly, default=0), 3),
+            "for_a_stopped_one_less_than_a_stall": round(max(briefly, default=0), 3),
             "all_others": round(max(elsewhere, default=0), 3),
         },
     }

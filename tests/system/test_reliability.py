@@ -48,7 +48,7 @@ class Reliability(SystemTest):
         self.assertGreater(figures["kills"], 0)
 
     def test_backends_are_stopped(self):
-        figures = stop_backends.run(self.engine, LONG_S or 6, rate=200)
+        figures = stop_backends.run(self.engine, LONG_S or 8, rate=200)
         self.holds("stop_backends", figures)
         self.assertGreater(figures["longer_than_a_stall"], 0)
         self.assertGreater(figures["taken_back"], 0, "no queue was long enough to prove anything")
