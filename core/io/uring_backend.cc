@@ -76,6 +76,7 @@ io_uring_sqe* UringBackend::entry_for(std::uint64_t user_data) {
 
 void UringBackend::accept(Tag tag, int fd) {
   TCPMUX_CHECK(accepting_count_ < kAcceptsMax, "more listeners than kAcceptsMax");
+  restore_reserve();
   // An epoll engine may have left O_NONBLOCK on a listener that we inherited; there have been
   // kernels whose accept then returns EAGAIN instead of waiting (6.18 waits).
   set_nonblocking(fd, false);
