@@ -9,11 +9,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstdio>
 #include <limits>
 #include <optional>
+#include <system_error>
 
-#include "core/base/check.h"
 #include "core/base/clock.h"
 #include "core/io/epoll_backend.h"
 #include "core/io/probe.h"
@@ -41,8 +42,13 @@ constexpr std::size_t kLogLinesMax = 8192;
 constexpr std::size_t kStewardMessagesMax = 4096;
 
 // A line is written by spdlog's thread; when its queue is full, the oldest go, and are counted.
-void start_logging(LogLevel level) {
-  spdlog::init_thread_pool(kLogLinesMax, 1);
+Status start_logging(LogLevel level) {
+  try {
+    spdlog::init_thread_pool(kLogLinesMax, 1);
+  } catch (const std::system_error& error) {  // std::thread's
+    return fail("the log's thread cannot be started: " + error.code().message() +
+                "; raise the limits of memory and of processes (ulimit -v, ulimit -u, TasksMax=)");
+  }
   auto logger = std::make_shared<spdlog::async_logger>(
       "tcpmuxd", std::make_shared<spdlog::sinks::stderr_sink_mt>(), spdlog::thread_pool(),
       spdlog::async_overflow_policy::overrun_oldest);
@@ -52,6 +58,7 @@ void start_logging(LogLevel level) {
   logger->set_level(kLevels[static_cast<std::size_t>(level)]);
   logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
+  return {};
 }
 
 void say_dropped_lines(EventLoop& loop) {
@@ -79,10 +86,11 @@ Result<Engine> choose_engine(EngineChoice choice) {
   return Engine{.words = "epoll (io_uring cannot be used here: " + refusal->message + ")"};
 }
 
-std::array<std::uint8_t, 8> random_run_id() {
+Result<std::array<std::uint8_t, 8>> random_run_id() {
   std::array<std::uint8_t, 8> id{};
-  TCPMUX_CHECK(::getrandom(id.data(), id.size(), 0) == static_cast<ssize_t>(id.size()),
-               "eight random bytes are always given whole (getrandom(2))");
+  // So few bytes are given whole, and only before the kernel has any does it wait (getrandom(2)).
+  while (::getrandom(id.data(), id.size(), 0) < 0)
+    if (errno != EINTR) return fail_errno("getrandom");
   return id;
 }
 
@@ -114,6 +122,7 @@ Status start_shards(ShardSet& shards, const Config& config, const Limits& limits
                                              limits.taken_back_per_shard + listeners + 256,
                            .descriptors_max = limits.descriptors};
   const auto run_id = random_run_id();
+  if (!run_id) return std::unexpected(run_id.error());
   return shards.start<Io, Router>(
       shard_options(config, limits, std::move(listening)), io_limits, steward, std::move(table),
       [&](std::uint32_t shard) -> handoff::RouterOptions {
@@ -122,7 +131,7 @@ Status start_shards(ShardSet& shards, const Config& config, const Limits& limits
                 .lanes_max = kLanesPerShardMax,
                 .stall_ns = config.handoff.stall_ms * kNanosPerMilli,
                 .deadline_ns = config.handoff.deadline_ms * kNanosPerMilli,
-                .run_id = run_id,
+                .run_id = *run_id,
                 .steward = &steward,
                 .routes_version = registry.routes_version(shard)};
       });
@@ -181,7 +190,8 @@ Result<int> serve(const Config& config) {
   grow_descriptor_table(limits->descriptors_used);
 
   block_signals();
-  start_logging(config.log_level);
+  if (Status logging = start_logging(config.log_level); !logging)
+    return std::unexpected(logging.error());
   const auto table = std::make_shared<const ServiceTable>(config.services);
   const auto services_max =
       static_cast<std::uint32_t>(table->size()) + (config.registry.open ? kOpenServicesMax : 0);
@@ -190,6 +200,8 @@ Result<int> serve(const Config& config) {
   say_dropped_lines(**loop);
   StewardMailbox steward_mailbox(kStewardMessagesMax);
   ShardSet shards(shard_count);
+  if (!steward_mailbox.is_open() || !shards.is_open())
+    return fail_errno("eventfd, for the threads to speak to each other by");
   auto registry = handoff::Registry::open(registry_options(config, *limits, services_max), **loop,
                                           table, shards.mailboxes());
   if (!registry) return std::unexpected(registry.error());
