@@ -239,13 +239,12 @@ class Serving(FailureTest):
             if dying:
                 dying.close()
             answers = [client.read_to_end()[0] for client in clients]
-            if service and service.is_alive():
+            heir_lives = service and service.is_alive()
+            for connection in [*clients, *([heir] if heir else [])]:
+                connection.close()
+            if heir_lives:
                 for line, answer in zip(told, answers):
                     self.assertEqual(answer, b"served\r\n" if line.startswith(b"+") else b"")
-            for client in clients:
-                client.close()
-            if heir:
-                heir.close()
 
         self.sweep_serving("take back", take_back)
 
