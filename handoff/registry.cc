@@ -35,6 +35,9 @@ Result<std::unique_ptr<Registry>> Registry::open(RegistryOptions options, EventL
   if (!added) return std::unexpected(added.error());
   loop.add_deadline([self = registry.get()] { return self->next_tick_ns(); },
                     [self = registry.get()] { self->tick(); });
+  loop.add_deadline([self = registry.get()] { return self->look_at_path_ns_; },
+                    [self = registry.get()] { self->look_at_path(); });
+  registry->watch_path();
   return registry;
 }
 
@@ -53,6 +56,7 @@ Registry::Registry(RegistryOptions options, EventLoop& loop,
 Registry::~Registry() {
   for (const auto& [id, backend] : backends_)
     loop_.remove(backend.connection.get());
+  loop_.remove(socket_.watch_fd());
   loop_.remove(socket_.fd());
 }
 

@@ -15,8 +15,8 @@
 namespace tcpmux {
 namespace {
 
-// Standard streams, the steward's loop, signals and mailbox, the registry and its lock, the log,
-// and some for libraries (name service) for a moment.
+// Standard streams, the steward's loop, signals and mailbox, the registry, its lock and what tells
+// of its path, and some for a moment (name service, the registry made again).
 constexpr std::uint32_t kProcessDescriptors = 12;
 // Engine, mailbox, the descriptor in reserve, and one for a moment.
 constexpr std::uint32_t kShardDescriptors = 4;
