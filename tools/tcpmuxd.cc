@@ -2,7 +2,6 @@
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 #include <spdlog/async.h>
-#include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -12,6 +11,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <limits>
+#include <memory>
+#include <new>
 #include <optional>
 #include <system_error>
 
@@ -23,6 +24,8 @@
 #include "core/server/event_loop.h"
 #include "core/server/limits.h"
 #include "core/server/listen.h"
+#include "core/server/log_sink.h"
+#include "core/server/memory_reserve.h"
 #include "core/server/shard_set.h"
 #include "core/server/steward.h"
 #include "handoff/registry.h"
@@ -42,33 +45,36 @@ constexpr std::size_t kLogLinesMax = 8192;
 constexpr std::size_t kStewardMessagesMax = 4096;
 
 // A line is written by spdlog's thread; when its queue is full, the oldest go, and are counted.
-Status start_logging(LogLevel level) {
+class Logging {
+ public:
+  static Result<std::unique_ptr<Logging>> start(LogLevel level);
+  ~Logging() {
+    sink_->end();
+    spdlog::shutdown();
+  }
+
+ private:
+  explicit Logging(std::shared_ptr<LogSink> sink) : sink_(std::move(sink)) {}
+  std::shared_ptr<LogSink> sink_;
+};
+
+Result<std::unique_ptr<Logging>> Logging::start(LogLevel level) {
   try {
     spdlog::init_thread_pool(kLogLinesMax, 1);
   } catch (const std::system_error& error) {  // std::thread's
     return fail("the log's thread cannot be started: " + error.code().message() +
                 "; raise the limits of memory and of processes (ulimit -v, ulimit -u, TasksMax=)");
   }
+  auto sink = std::make_shared<LogSink>(STDERR_FILENO, *spdlog::thread_pool());
   auto logger = std::make_shared<spdlog::async_logger>(
-      "tcpmuxd", std::make_shared<spdlog::sinks::stderr_sink_mt>(), spdlog::thread_pool(),
-      spdlog::async_overflow_policy::overrun_oldest);
+      "tcpmuxd", sink, spdlog::thread_pool(), spdlog::async_overflow_policy::overrun_oldest);
   logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %l %v");
   constexpr std::array kLevels = {spdlog::level::debug, spdlog::level::info, spdlog::level::warn,
                                   spdlog::level::err, spdlog::level::off};
   logger->set_level(kLevels[static_cast<std::size_t>(level)]);
   logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
-  return {};
-}
-
-void say_dropped_lines(EventLoop& loop) {
-  loop.add_tick(1000, [said = std::size_t{0}]() mutable {
-    const std::size_t dropped = spdlog::thread_pool()->overrun_counter();
-    if (dropped == said) return;
-    SPDLOG_WARN("{} lines of the log were dropped: they could not be written fast enough",
-                dropped - said);
-    said = dropped;
-  });
+  return std::unique_ptr<Logging>(new Logging(std::move(sink)));
 }
 
 struct Engine {
@@ -190,14 +196,13 @@ Result<int> serve(const Config& config) {
   grow_descriptor_table(limits->descriptors_used);
 
   block_signals();
-  if (Status logging = start_logging(config.log_level); !logging)
-    return std::unexpected(logging.error());
+  Result<std::unique_ptr<Logging>> logging = Logging::start(config.log_level);
+  if (!logging) return std::unexpected(logging.error());
   const auto table = std::make_shared<const ServiceTable>(config.services);
   const auto services_max =
       static_cast<std::uint32_t>(table->size()) + (config.registry.open ? kOpenServicesMax : 0);
   auto loop = EventLoop::create();
   if (!loop) return std::unexpected(loop.error());
-  say_dropped_lines(**loop);
   StewardMailbox steward_mailbox(kStewardMessagesMax);
   ShardSet shards(shard_count);
   if (!steward_mailbox.is_open() || !shards.is_open())
@@ -219,18 +224,20 @@ Result<int> serve(const Config& config) {
   Listening named{.endpoints = listening->endpoints,
                   .inherited = listening->inherited,
                   .remarks = listening->remarks};
+  if (!keep_memory_reserve()) return fail("memory is too short; raise its limit (ulimit -v)");
   const auto start = engine->uring ? start_shards<UringBackend> : start_shards<EpollBackend>;
   if (Status started = start(shards, config, *limits, *std::move(listening), **registry,
                              services_max, steward_mailbox, table);
       !started)
     return std::unexpected(started.error());
+  use_memory_reserve();
   log_start(config, *engine, *limits, shard_count, named);
 
   (*loop)->run();
   if ((*steward)->forced()) {
     // The shards are at work, so nothing of them can be torn down.
     (*steward)->log_counters();
-    spdlog::shutdown();
+    logging->reset();
     ::_exit(1);
   }
   (*registry)->say_goodbye();
@@ -246,6 +253,7 @@ Result<int> serve(const Config& config) {
 }
 
 int run(int argc, char** argv) {
+  std::set_new_handler(out_of_memory);
   const ParsedCommandLine parsed = parse_command_line(argc, argv);
   if (parsed.exit_code) return *parsed.exit_code;
   const Result<Config> config = load_config(parsed.options);
@@ -259,7 +267,6 @@ int run(int argc, char** argv) {
     return 0;
   }
   const Result<int> ended = serve(*config);
-  spdlog::shutdown();
   if (ended) return *ended;
   fmt::print(stderr, "tcpmuxd: {}\n", ended.error().message);
   return 1;
