@@ -141,7 +141,7 @@ const std::vector<Entry>& table() {
       {SYS_getpeername, "getpeername", {ENOTCONN, ENOBUFS}},
       {SYS_shutdown, "shutdown", {ENOTCONN}},
       {SYS_recvfrom, "recvfrom", {ECONNRESET, ENOMEM}},
-      {SYS_recvmsg, "recvmsg", {ENOMEM, ECONNRESET}},
+      {SYS_recvmsg, "recvmsg", {ENOMEM}},
       {SYS_sendto, "sendto", {EPIPE, ENOBUFS, ECONNRESET}},
       {SYS_sendmsg, "sendmsg", {ENOBUFS, ETOOMANYREFS, EPERM, EPIPE}},
       // Rings. Nothing else of what io_uring_enter(2) lists is without a bug of ours.
