@@ -60,6 +60,8 @@ void Registry::use_table(std::shared_ptr<const ServiceTable> table, std::size_t 
 
 void Registry::pause() {
   paused_ = true;
+  look_at_path_ns_ = kNever_ns;
+  loop_.remove(socket_.watch_fd());
   loop_.remove(socket_.fd());
   for (const auto& [id, backend] : backends_)
     loop_.remove(backend.connection.get());
@@ -86,6 +88,7 @@ void Registry::listen_to_all() {
   // What cannot be listened to now is tried again by tick().
   if (!loop_.add(socket_.fd(), [this] { accept(); }))
     accept_paused_until_ns_ = monotonic_ns() + kNanosPerSecond;
+  watch_path();
   std::vector<std::uint64_t> deaf;
   for (const auto& [id, backend] : backends_)
     if (!loop_.add(backend.connection.get(), [this, of = id] { readable(of); })) deaf.push_back(id);

@@ -243,17 +243,19 @@ bool Router<Io>::others_serve(const Lane& lane) const {
 }
 
 // True when the queue is empty. A message is received only when there are slots for all that may be
-// in it, so nothing that we hold can be lost here.
+// in it, so nothing that we hold can be lost here. Where memory is short, it stays in the queue.
 template <IoBackend Io>
 bool Router<Io>::take_back(Lane& lane, bool expired) {
   std::array<OwnFd, kSocketsPerMessageMax> sockets;
   std::uint32_t count = 0;
   bool empty = false;
-  while (!empty && (expired || events_.free_for_taken_back() >= lane.setup.batch)) {
+  bool later = false;
+  while (!empty && !later && (expired || events_.free_for_taken_back() >= lane.setup.batch)) {
     ReceiveCall call(taken_back_payload_);
     const Received received =
         call.finish(io_.receive_now(lane.setup.copy_of_theirs.get(), call.message()), sockets);
-    empty = received.kind != Received::Kind::kMessage;
+    later = received.error == ENOMEM || received.error == ENOBUFS;
+    empty = !later && received.kind != Received::Kind::kMessage;
     const auto taken = std::span(sockets).first(received.descriptors);
     take_back_message(lane, std::span(taken_back_payload_).first(received.bytes), taken, expired);
     count += static_cast<std::uint32_t>(received.descriptors);

@@ -142,8 +142,10 @@ bool UringBackend::translate_wakeup(const io_uring_cqe& entry, Completion& compl
   }
   if ((entry.flags & IORING_CQE_F_MORE) == 0) start_wakeup_poll();
   std::uint64_t count = 0;
-  // EAGAIN: the signal that this poll saw was read together with the one before.
-  if (::read(wakeup_fd_, &count, sizeof count) != sizeof count) return false;
+  while (::read(wakeup_fd_, &count, sizeof count) != sizeof count) {
+    // EAGAIN: the signal that this poll saw was read together with the one before.
+    if (errno != EINTR) return false;
+  }
   completion = {.tag = wakeup_tag_, .result = 1, .more = true};
   return true;
 }

@@ -76,7 +76,8 @@ class Shard final : public HandoffEvents {
   // makes room all the time; and less often the longer there is none.
   static constexpr std::int64_t kRetryFirst_ns = kNanosPerMilli / 5;
   static constexpr std::int64_t kRetryLast_ns = 5 * kNanosPerMilli;
-  // After a failed accept; a descriptor may be free by then.
+  // After a failed accept; a descriptor may be free by then. And when the mailbox cannot be
+  // watched.
   static constexpr std::int64_t kAcceptPause_ns = 20 * kNanosPerMilli;
   static constexpr int kShedAtOnceMax = 16;
   // A socket never waits longer than this for its message to fill while the shard is busy.
@@ -105,6 +106,7 @@ class Shard final : public HandoffEvents {
   bool retry_queue(Queue& queue);
 
   // --- accepting, messages, shutdown (shard_life.h) ---
+  void watch_mailbox();
   void start_accepting(std::uint32_t listener);
   void handle_accept(const Completion& completion);
   void admit(int fd);
@@ -175,6 +177,7 @@ class Shard final : public HandoffEvents {
   std::int64_t real_now_ns_ = 0;    // the same instant as now_ns_, since 1970
   std::int64_t real_ahead_ns_ = 0;  // of now_ns_, when it was looked at last
   std::int64_t real_looked_at_ns_ = kNever_ns;
+  std::int64_t watch_again_at_ns_ = kNever_ns;  // kNever_ns exactly when the mailbox is watched
   std::int64_t retry_at_ns_ = kNever_ns;
   std::int64_t retry_pause_ns_ = kRetryFirst_ns;
   std::uint64_t next_id_;

@@ -91,6 +91,15 @@ void Shard<Io, Sink>::accept_failed(std::uint32_t index, int error) {
   if (links_.steward.send(std::move(message))) accept_failure_logged_ns_ = now_ns_;
 }
 
+// An engine that is short of memory may refuse to, or give up: then again after a pause. What came
+// meanwhile is received at once.
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::watch_mailbox() {
+  watch_again_at_ns_ = kNever_ns;
+  io_->watch_wakeups({.operation = Operation::kWakeup}, links_.own.wakeup_fd());
+  receive_messages();
+}
+
 template <IoBackend Io, HandoffSink Sink>
 void Shard<Io, Sink>::receive_messages() {
   ShardMessage message;

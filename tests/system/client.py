@@ -78,6 +78,17 @@ class Client:
         self.send(data)
         eventually(self._nothing_underway, f"the server has read {data!r}")
 
+    def wait_until_read_or_ended(self):
+        """Waits until the server has taken all that was sent, or has ended the connection."""
+        eventually(
+            lambda: self._nothing_underway() or not self._established(),
+            "the server has read, or ended the connection",
+        )
+
+    def _established(self):
+        state = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        return state[0] == int(_ESTABLISHED, 16)
+
     def _nothing_underway(self):
         unacknowledged = struct.unpack("i", fcntl.ioctl(self.socket, termios.TIOCOUTQ, b"\0" * 4))[0]
         return unacknowledged == 0 and _unread(self.socket.family, self.server, self.name) == 0
@@ -108,6 +119,13 @@ class Client:
 
     def read_line(self):
         return self.read_until(b"\n")
+
+    def read_line_or_end(self):
+        """A line; or what came of it before the server ended the connection."""
+        try:
+            return self.read_line()
+        except ConnectionResetError:
+            return self._buffer
 
     def read_to_end(self):
         """(all that still comes, how the connection ended)."""

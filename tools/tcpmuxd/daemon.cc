@@ -8,6 +8,7 @@
 
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "core/server/memory_reserve.h"
 #include "core/server/service_manager.h"
 #include "tools/tcpmuxd/log.h"
 
@@ -42,8 +43,9 @@ Status Daemon::make() {
   auto loop = EventLoop::create();
   if (!loop) return std::unexpected(loop.error());
   loop_ = *std::move(loop);
-  say_dropped_lines(*loop_);
   shards_ = std::make_unique<ShardSet>(shard_count_);
+  if (!steward_mailbox_.is_open() || !shards_->is_open())
+    return fail_errno("eventfd, for the threads to speak to each other by");
   if (Status made = make_limits(); !made) return made;
   // The table of descriptors grows before there are threads (limits.h).
   grow_descriptor_table(limits_.descriptors_used);
@@ -56,7 +58,10 @@ Status Daemon::make() {
   // A successor takes the path when it serves.
   if (!takeover_)
     if (Status made = open_control(); !made) return made;
-  return make_shards();
+  if (!keep_memory_reserve()) return fail("memory is too short; raise its limit (ulimit -v)");
+  if (Status made = make_shards(); !made) return made;
+  use_memory_reserve();
+  return {};
 }
 
 Status Daemon::make_limits() {
@@ -232,7 +237,7 @@ void Daemon::say_failed(const std::string& why) {
   if (takeover_) takeover_->failed(why);
 }
 
-Result<int> Daemon::run() {
+Result<int> Daemon::run(std::unique_ptr<Logging>& logging) {
   if (takeover_) {
     if (Status taken = take_over(); !taken) return std::unexpected(taken.error());
   } else {
@@ -244,7 +249,7 @@ Result<int> Daemon::run() {
   if (steward_->forced()) {
     // The shards are at work, so nothing of them can be torn down.
     steward_->log_counters();
-    spdlog::shutdown();
+    logging.reset();
     ::_exit(1);
   }
   registry_->say_goodbye();

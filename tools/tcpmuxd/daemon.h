@@ -24,6 +24,7 @@
 #include "handoff/takeover.h"
 #include "handoff/upgrade.h"
 #include "tools/tcpmuxd/engine.h"
+#include "tools/tcpmuxd/log.h"
 
 namespace tcpmux {
 
@@ -41,8 +42,9 @@ class Daemon {
 
   // Makes everything; nobody is served yet. An error leaves nothing behind.
   Status make();
-  // Takes over, if there is what to; serves until the end. The exit status.
-  Result<int> run();
+  // Takes over, if there is what to; serves until the end. The exit status. Where the end is
+  // forced, the process ends here, and `logging` before it.
+  Result<int> run(std::unique_ptr<Logging>& logging);
   // To the daemon that started us, if one did: why we do not take its place.
   void say_failed(const std::string& why);
 
