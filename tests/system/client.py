@@ -87,7 +87,7 @@ class Client:
 
     def _established(self):
         state = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-        return state[0] == int(_ESTABLISHED, 16)
+        return state[0] == _ESTABLISHED
 
     def _nothing_underway(self):
         unacknowledged = struct.unpack("i", fcntl.ioctl(self.socket, termios.TIOCOUTQ, b"\0" * 4))[0]

@@ -231,11 +231,15 @@ class RideThrough(RideThroughTest):
         """The old mux lives on elsewhere; backends go to the new one when the old one ends."""
         self.start_all()
         old = self.daemon
+        # Else it would make its socket again at once.
+        old.signal(signal.SIGSTOP)
         os.rename(self.registry, self.registry + ".old")
         os.rename(self.registry + ".lock", self.registry + ".old.lock")
         control = control_path_beside(self.registry)
         os.rename(control, control + ".old")
         self.daemon = self.start_daemon(CONFIG)
+        old.signal(signal.SIGCONT)
+        old.wait_for_line("no backend can register")
         self.assertEqual(self.serving(), {})
         self.assert_sessions_go_on()
         old.stop()

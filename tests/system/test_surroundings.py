@@ -42,7 +42,7 @@ class Memory(SystemTest):
                 OPEN, prepare=lambda cap=cap: resource.setrlimit(resource.RLIMIT_AS, (cap, cap))
             )
             eventually(
-                lambda: not daemon.running() or "started: engine" in daemon.text(), "it starts or ends"
+                lambda: not daemon.running() or " started: " in daemon.text(), "it starts or ends"
             )
             if daemon.running():
                 daemon.stop()

@@ -73,7 +73,7 @@ ControlHandlers Daemon::control_handlers() {
   handlers["reload"] = [this](const json&, const ControlReply& reply) {
     const auto reloaded = reload();
     if (reloaded)
-      reply.send({{"ok", true}, {"summary", summary()}, {"remarks", *reloaded}});
+      reply.send({{"ok", true}, {"services", config_.services.size()}, {"remarks", *reloaded}});
     else
       reply.send({{"ok", false}, {"error", reloaded.error().message}});
   };
