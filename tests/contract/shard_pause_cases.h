@@ -174,6 +174,27 @@ TYPED_TEST(ShardPause, ALaneReturnsWhileItsPlaceIsOwed) {
   }
 }
 
+// It stands in the list of the lane's next message when the lane goes.
+TYPED_TEST(ShardPause, WhoWasToGoIntoTheNextMessageWaitsForTheLane) {
+  auto& world = this->make_world();
+  Backend backend = world.add_backend({.window = 8, .batch = 4});
+  std::array<Connection, 3> made = {make_connection(), make_connection(), make_connection()};
+  in_one_turn(world, [&] {
+    for (Connection& one : made)
+      inherit(world, {.socket = std::move(one.server), .service = 0, .was_accepted = true});
+    begin_pause(world);
+  });
+  ASSERT_TRUE(is_paused(world));
+  ASSERT_EQ(world.heard().lanes.size(), 1U);
+  EXPECT_TRUE(world.heard().lanes[0]->queue_is_empty());
+  EXPECT_EQ(world.heard().lanes[0]->collected, 0U);
+  resume(world);
+  std::vector<OwnFd> clients;
+  for (Connection& one : made)
+    clients.push_back(std::move(one.client));
+  expect_all_talk(clients, backend.take(3));
+}
+
 TYPED_TEST(ShardPause, WhoIsParkedOrWaitsForRoomStays) {
   auto& world = this->make_world({.services = {{.name = "echo"}, {.name = "time"}}});
   Backend dead = world.add_backend();
