@@ -108,7 +108,7 @@ std::expected<void, Registry::Refused> Registry::check_user(const Backend& backe
                   [&](gid_t group) { return peer.in_group(group); }))
     return {};
   const ServiceId id = table_->find(name);
-  if (id != kNoService && has((*table_)[id].users)) return {};
+  if (id != kNoService && !(*table_)[id].removed && has((*table_)[id].users)) return {};
   return std::unexpected(Refused{
       RefuseCode::kNotAllowed, "user " + user_name(peer.uid) + " (uid " + std::to_string(peer.uid) +
                                    ") may not register '" + name +

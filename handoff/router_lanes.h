@@ -42,7 +42,9 @@ void Router<Io>::add_lane(std::unique_ptr<Lane> lane) {
   TCPMUX_CHECK(index < lanes_.size(), "the registry makes no more lanes than a shard has places");
   lanes_used_ = std::max(lanes_used_, index + 1);
   lanes_[index] = std::move(lane);
-  if (!lanes_[index]->broken) link(index);
+  // Where its backend ended while it was here before, we shall be told again.
+  lanes_[index]->gone = false;
+  if (!lanes_[index]->broken && !lanes_[index]->drained) link(index);
   // It may come with a queue, of which nobody else knows whether it moves.
   tick_by(0);
 }

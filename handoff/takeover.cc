@@ -1,5 +1,6 @@
 #include "handoff/takeover.h"
 
+#include <fcntl.h>
 #include <spdlog/spdlog.h>
 
 #include <cerrno>
@@ -37,7 +38,9 @@ Result<std::optional<Takeover>> Takeover::from_environment() {
   const auto [end, error] = std::from_chars(text, text + std::strlen(text), fd);
   const bool is_number = error == std::errc{} && *end == '\0' && fd >= 0;
   ::unsetenv(kUpgradeVariable);
-  if (!is_number) return fail(std::string(kUpgradeVariable) + " is not a descriptor's number");
+  if (!is_number || ::fcntl(fd, F_GETFD) < 0)
+    return fail(std::string(kUpgradeVariable) +
+                " is not the number of an open descriptor; it is set by tcpmuxd alone (unset it)");
   auto channel = UpgradeChannel::from(OwnFd(fd));
   if (!channel) return std::unexpected(channel.error());
   Result<Guardian> guardian = Guardian::fork_off();

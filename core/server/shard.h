@@ -114,7 +114,8 @@ class Shard final : public HandoffEvents {
   void receive_messages();
   void receive(ShardMessage& message);
   void adopt(PassedConnection& passed, bool from_shard);
-  void change(ShardChange& change);
+  void change(std::unique_ptr<ShardChange> change);
+  void go_on_changing();
   void pause();
   void resume();
   void leave();
@@ -171,6 +172,9 @@ class Shard final : public HandoffEvents {
   Queue parked_;     // Parked
   Sink sink_;
   std::vector<Listener> listeners_;
+  // While listeners that it adds wait for the places of such as it removes. No message is received
+  // meanwhile.
+  std::unique_ptr<ShardChange> changing_;
   std::array<Completion, kCompletionsAtOnce> completions_;
 
   std::int64_t now_ns_ = 0;         // read once a turn

@@ -63,6 +63,10 @@ void Shard<Io, Sink>::turn() {
   tell_time();
   for (std::size_t i = 0; i < count; ++i)
     handle(completions_[i]);
+  if (changing_ != nullptr) {
+    go_on_changing();
+    receive_messages();
+  }
   if (sink_.waiting_since_ns() < now_ns_ - kFlushAfter_ns) sink_.flush(now_ns_);
   expire();
 }
@@ -209,7 +213,7 @@ void Shard<Io, Sink>::retry_waiting() {
 template <IoBackend Io, HandoffSink Sink>
 bool Shard<Io, Sink>::retry_queue(Queue& queue) {
   bool room = false;
-  ServiceId full = kNoService;  // nobody need ask for it again
+  std::optional<ServiceId> full;  // nobody need ask for it again
   for (std::uint32_t slot = queue.first(); slot != kNoSlot;) {
     const std::uint32_t next = queue.next(slot);
     if (pool_[slot].service != full) {
