@@ -141,6 +141,7 @@ class Lane final : public RouterMessage {
   bool is_unsent = false;        // stands in the router's list of lanes to be flushed
   std::int64_t retry_at_ns = 0;  // no sending before: the kernel had no room
   bool linked = false;           // in the routes: places in it are promised
+  bool drained = false;          // it comes to a shard when its backend wants no more already
   bool gone = false;             // its backend is gone: what it did not receive is taken back
   bool broken = false;           // sending failed for good: the registry ends it
   bool broken_reported = false;  // and has been told so

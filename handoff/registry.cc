@@ -33,6 +33,7 @@ Result<std::unique_ptr<Registry>> Registry::open(RegistryOptions options, EventL
                                                   std::move(shards), *std::move(socket)));
   Status added = loop.add(registry->socket_.fd(), [self = registry.get()] { self->accept(); });
   if (!added) return std::unexpected(added.error());
+  registry->watch_path();
   return registry;
 }
 
@@ -58,11 +59,13 @@ Registry::Registry(RegistryOptions options, EventLoop& loop,
       lanes_on_shard_(shards_.size()),
       routes_versions_(std::make_unique<std::atomic<std::uint64_t>[]>(shards_.size())) {
   loop_.add_deadline([this] { return next_tick_ns(); }, [this] { tick(); });
+  loop_.add_deadline([this] { return look_at_path_ns_; }, [this] { look_at_path(); });
 }
 
 Registry::~Registry() {
   for (const auto& [id, backend] : backends_)
     loop_.remove(backend.connection.get());
+  loop_.remove(socket_.watch_fd());
   loop_.remove(socket_.fd());
 }
 
@@ -318,12 +321,11 @@ void Registry::send_due_welcomes() {
 
 // A lane has ended: its descriptors, its place and its window are free. Or all are given away.
 void Registry::receive(std::unique_ptr<SinkMessage> message) {
-  const auto& lane = static_cast<const Lane&>(*message);
-  // One that is gone has ended, and is not to come back.
-  if (paused_ && !lane.gone) {
+  if (paused_) {
     away_.emplace_back(static_cast<Lane*>(message.release()));
     return;
   }
+  const auto& lane = static_cast<const Lane&>(*message);
   descriptors_used_ -= 2;
   windows_used_ -= lane.setup.window;
   --lanes_on_shard_[lane.shard];

@@ -139,6 +139,11 @@ class Registry {
   Registry(RegistryOptions options, EventLoop& loop, std::shared_ptr<const ServiceTable> table,
            std::vector<ShardMailbox*> shards, RegistrySocket socket);
 
+  // --- the path (registry_path.cc) ---
+  void watch_path();
+  void look_at_path();
+  void restore_path();
+
   // --- connections (registry.cc) ---
   void accept();
   void readable(std::uint64_t id);
@@ -192,6 +197,8 @@ class Registry {
   std::uint64_t next_id_ = 1;
   std::int64_t ticked_at_ns_ = 0;
   std::int64_t accept_paused_until_ns_ = kNever_ns;  // kNever_ns exactly when we listen
+  std::int64_t look_at_path_ns_ = kNever_ns;
+  std::string path_trouble_;  // why the path is not ours; empty exactly when it is
   std::uint32_t descriptors_used_ = 0;
   std::uint64_t windows_used_ = 0;
   bool shutting_down_ = false;

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "core/server/memory_reserve.h"
 #include "handoff/ancillary.h"
 #include "handoff/registry.h"
 
@@ -19,6 +20,9 @@ namespace {
 // up to about 190 bytes of payload, 1,280 up to about 700): with this much send buffer for each
 // place of the window the queue is never full before the window is.
 constexpr std::uint32_t kMessageCostBytes = 1280;
+
+// At least what a lane keeps for each place of its window.
+constexpr std::size_t kPlaceBytes = 16;
 
 struct Pair {
   OwnFd ours;
@@ -104,7 +108,7 @@ std::expected<void, Registry::Refused> Registry::check_user(const Backend& backe
                   [&](gid_t group) { return peer.in_group(group); }))
     return {};
   const ServiceId id = table_->find(name);
-  if (id != kNoService && has((*table_)[id].users)) return {};
+  if (id != kNoService && !(*table_)[id].removed && has((*table_)[id].users)) return {};
   return std::unexpected(Refused{
       RefuseCode::kNotAllowed, "user " + user_name(peer.uid) + " (uid " + std::to_string(peer.uid) +
                                    ") may not register '" + name +
@@ -201,6 +205,10 @@ std::expected<void, Registry::Refused> Registry::serve(Backend& backend, const R
   if (auto room = check_room(backend, count); !room) return room;
   const auto window = grant_window(asked, count);
   if (!window) return std::unexpected(window.error());
+  if (!memory_is_there_for(count * (sizeof(Lane) + *window * kPlaceBytes)))
+    return std::unexpected(
+        Refused{RefuseCode::kNoRoom,
+                "tcpmuxd is short of memory; raise its limit (ulimit -v, MemoryMax=)"});
   auto services = services_of(asked);
   if (!services) return std::unexpected(services.error());
   backend.services = *std::move(services);

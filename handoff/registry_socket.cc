@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -56,19 +57,31 @@ Result<OwnFd> take_lock(const std::string& path) {
   return lock;
 }
 
+// We hold the lock, so a socket that lies here was left by a daemon that is no more. But a path
+// that names something else, or a socket on which somebody listens, is a mistake in the
+// configuration.
+Status remove_old_socket(const std::string& path, const sockaddr_un& address) {
+  struct stat found{};
+  if (::lstat(path.c_str(), &found) < 0) return {};
+  if (!S_ISSOCK(found.st_mode)) return fail(path + " exists and is not a socket");
+  const OwnFd probe(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!probe.valid()) return fail_errno("socket(AF_UNIX, SOCK_SEQPACKET)");
+  const int connected =
+      ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+  if (connected == 0 || errno != ECONNREFUSED)
+    return fail("another program listens at " + path +
+                "; stop it, or give the registry a path of its own (registry.path, --registry)");
+  if (::unlink(path.c_str()) < 0) return fail_errno("the old socket cannot be removed: " + path);
+  return {};
+}
+
 Status bind_and_listen(int fd, const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)
     return fail("the registry's path is longer than a socket's can be (107 bytes): " + path);
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-  // We hold the lock, so what lies here was left by a daemon that is no more. Only a socket is
-  // removed: a path that names something else is a mistake in the configuration.
-  struct stat found{};
-  if (::lstat(path.c_str(), &found) == 0) {
-    if (!S_ISSOCK(found.st_mode)) return fail(path + " exists and is not a socket");
-    if (::unlink(path.c_str()) < 0) return fail_errno("the old socket cannot be removed: " + path);
-  }
+  if (Status removed = remove_old_socket(path, address); !removed) return removed;
   if (::bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0)
     return fail_errno("the registry cannot be made: bind " + path);
   if (::chmod(path.c_str(), 0666) < 0) return fail_errno("chmod " + path);
@@ -76,9 +89,21 @@ Status bind_and_listen(int fd, const std::string& path) {
   return {};
 }
 
+Result<OwnFd> listen_at(const std::string& path) {
+  OwnFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.valid()) return fail_errno("socket(AF_UNIX, SOCK_SEQPACKET)");
+  if (Status bound = bind_and_listen(fd.get(), path); !bound) return std::unexpected(bound.error());
+  return fd;
+}
+
 std::uint64_t inode_of(const std::string& path) {
   struct stat found{};
   return ::lstat(path.c_str(), &found) == 0 ? found.st_ino : 0;
+}
+
+bool is_held_at(const OwnFd& lock, const std::string& path) {
+  struct stat held{};
+  return ::fstat(lock.get(), &held) == 0 && held.st_ino == inode_of(path + ".lock");
 }
 
 }  // namespace
@@ -87,10 +112,9 @@ Result<RegistrySocket> RegistrySocket::open(const std::string& path) {
   if (Status made = make_folder(path); !made) return std::unexpected(made.error());
   Result<OwnFd> lock = take_lock(path);
   if (!lock) return std::unexpected(lock.error());
-  OwnFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd.valid()) return fail_errno("socket(AF_UNIX, SOCK_SEQPACKET)");
-  if (Status bound = bind_and_listen(fd.get(), path); !bound) return std::unexpected(bound.error());
-  RegistrySocket opened(path, *std::move(lock), std::move(fd));
+  Result<OwnFd> fd = listen_at(path);
+  if (!fd) return std::unexpected(fd.error());
+  RegistrySocket opened(path, *std::move(lock), *std::move(fd));
   opened.is_ours_ = true;
   return opened;
 }
@@ -109,11 +133,47 @@ RegistrySocket::RegistrySocket(std::string path, OwnFd lock, OwnFd socket)
     : path_(std::move(path)),
       lock_(std::move(lock)),
       socket_(std::move(socket)),
-      inode_(inode_of(path_)) {}
+      inode_(inode_of(path_)) {
+  watch();
+}
+
+bool RegistrySocket::is_at_path() const {
+  return inode_of(path_) == inode_;
+}
+
+// The file itself is watched, not its folder, in which much else may come and go. That its last
+// name is gone changes its count of links, which is an attribute.
+void RegistrySocket::watch() {
+  watch_.reset(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+  if (watch_.valid() && ::inotify_add_watch(watch_.get(), path_.c_str(),
+                                            IN_ATTRIB | IN_MOVE_SELF | IN_DONT_FOLLOW) < 0)
+    watch_.reset();
+}
+
+void RegistrySocket::read_watch() {
+  alignas(inotify_event) std::array<char, 4096> events;
+  while (::read(watch_.get(), events.data(), events.size()) > 0) {
+  }
+}
+
+Status RegistrySocket::restore() {
+  if (Status made = make_folder(path_); !made) return made;
+  if (!is_held_at(lock_, path_)) {
+    Result<OwnFd> lock = take_lock(path_);
+    if (!lock) return std::unexpected(lock.error());
+    lock_ = *std::move(lock);
+  }
+  Result<OwnFd> fd = listen_at(path_);
+  if (!fd) return std::unexpected(fd.error());
+  socket_ = *std::move(fd);
+  inode_ = inode_of(path_);
+  watch();
+  return {};
+}
 
 // The lock's file stays: removing it would let two daemons lock two files of one name.
 RegistrySocket::~RegistrySocket() {
-  if (!socket_.valid() || !is_ours_ || inode_of(path_) != inode_) return;
+  if (!socket_.valid() || !is_ours_ || !is_at_path()) return;
   // Nothing is left to be done about a failure, and the next daemon removes what stays.
   [[maybe_unused]] const int ignored = ::unlink(path_.c_str());
 }

@@ -1,6 +1,7 @@
 // The registry's path in the file system: who holds it, and how it is taken over.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "core/base/fd.h"
@@ -11,7 +12,9 @@ namespace tcpmux::handoff {
 // A listening SOCK_SEQPACKET socket at `path`, connectable by everyone (who may register is checked
 // by credentials, so that a refusal can say why). The lock file PATH.lock is held as long as we
 // live, and has our pid in it: a second daemon is refused, and a socket file that was left by a
-// crash is known to be nobody's.
+// crash is known to be nobody's. A socket on which somebody else listens is never removed.
+//
+// The path may be removed or replaced while we run: watch_fd() tells, restore() mends it.
 class RegistrySocket {
  public:
   // Makes the folder, one level, where it is missing.
@@ -33,12 +36,25 @@ class RegistrySocket {
   int lock() const { return lock_.get(); }
   const std::string& path() const { return path_; }
 
+  // Whether the path still leads to this socket.
+  bool is_at_path() const;
+  // Readable when that may have changed; -1 where the kernel has none to give (inotify(7)), so that
+  // one has to look now and then.
+  int watch_fd() const { return watch_.get(); }
+  void read_watch();
+  // Where the path no longer leads here: makes the folder, the lock and the socket again, as far as
+  // they are gone. Then fd() is another one. An error where somebody else is there now, or it
+  // cannot be done; then fd() is what it was.
+  Status restore();
+
  private:
   RegistrySocket(std::string path, OwnFd lock, OwnFd socket);
+  void watch();
 
   std::string path_;
   OwnFd lock_;
   OwnFd socket_;
+  OwnFd watch_;
   std::uint64_t inode_ = 0;
   bool is_ours_ = false;
 };

@@ -60,6 +60,8 @@ void Registry::use_table(std::shared_ptr<const ServiceTable> table, std::size_t 
 
 void Registry::pause() {
   paused_ = true;
+  look_at_path_ns_ = kNever_ns;
+  loop_.remove(socket_.watch_fd());
   loop_.remove(socket_.fd());
   for (const auto& [id, backend] : backends_)
     loop_.remove(backend.connection.get());
@@ -86,6 +88,7 @@ void Registry::listen_to_all() {
   // What cannot be listened to now is tried again by tick().
   if (!loop_.add(socket_.fd(), [this] { accept(); }))
     accept_paused_until_ns_ = monotonic_ns() + kNanosPerSecond;
+  watch_path();
   std::vector<std::uint64_t> deaf;
   for (const auto& [id, backend] : backends_)
     if (!loop_.add(backend.connection.get(), [this, of = id] { readable(of); })) deaf.push_back(id);
@@ -103,16 +106,17 @@ void Registry::account_for(const Lane& lane) {
 void Registry::hand_over(std::unique_ptr<Lane> lane) {
   const std::size_t shard = lane->shard;
   const std::uint64_t id = lane->setup.backend;
+  const auto backend = backends_.find(id);
+  const bool gone = backend == backends_.end();
+  // Known with the lane: else who waits for one would be promised a place in this at once.
+  lane->drained = gone || backend->second.draining;
   ShardMessage message;
   message.kind = ShardMessage::Kind::kSink;
   message.sink = std::move(lane);
   post(shard, std::exchange(message, {}));
-  const auto backend = backends_.find(id);
-  if (backend != backends_.end() && !backend->second.draining) return;
-  const bool gone = backend == backends_.end();
+  if (!gone) return;
   message.kind = ShardMessage::Kind::kSink;
-  message.sink = std::make_unique<BackendCommand>(
-      gone ? RouterMessage::Kind::kBackendGone : RouterMessage::Kind::kDrainBackend, id);
+  message.sink = std::make_unique<BackendCommand>(RouterMessage::Kind::kBackendGone, id);
   post(shard, std::move(message));
 }
 
@@ -197,8 +201,10 @@ Status Registry::inherit_backend(const json& state, OwnFd connection) {
 Status Registry::inherit_lane(const json& state, OwnFd ours, OwnFd theirs) {
   auto services = services_named(state.at("services"));
   if (!services) return std::unexpected(services.error());
-  std::unique_ptr<Lane> lane =
+  Result<std::unique_ptr<Lane>> made =
       lane_from(state, *std::move(services), std::move(ours), std::move(theirs));
+  if (!made) return std::unexpected(made.error());
+  std::unique_ptr<Lane> lane = *std::move(made);
   lane->shard = static_cast<std::uint32_t>(lane->shard % shards_.size());
   if (lanes_on_shard_[lane->shard] >= options_.lanes_per_shard_max)
     return fail("there are more lanes than the shards have places for");

@@ -130,7 +130,7 @@ class Router {
   std::vector<std::unique_ptr<Lane>> lanes_;  // by number; nullptr: free
   std::vector<std::uint32_t> owed_;           // by number: places reserved in lanes given away
   std::vector<Route> routes_;                 // by service
-  std::vector<std::uint32_t> unsent_;         // lanes with a list; capacity lanes_max
+  std::vector<std::uint32_t> unsent_;         // lanes with a list; has room for all
   Outgoing outgoing_;
   std::array<std::byte, kMessageBytesMax> taken_back_payload_;
   std::int64_t waiting_since_ns_ = kNever_ns;
@@ -150,10 +150,11 @@ Router<Io>::Router(const Options& options, Io& io, SlotPool<Connection>& connect
       connections_(connections),
       events_(events),
       counters_(counters),
-      lanes_(options.lanes_max),
-      owed_(options.lanes_max),
+      // Lanes may come back before what is owed in them is done.
+      lanes_(2 * std::size_t{options.lanes_max}),
+      owed_(lanes_.size()),
       routes_(options.services_max) {
-  unsent_.reserve(options.lanes_max);
+  unsent_.reserve(lanes_.size());
 }
 
 template <IoBackend Io>

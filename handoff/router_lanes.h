@@ -40,10 +40,11 @@ void Router<Io>::add_lane(std::unique_ptr<Lane> lane) {
   while (index < lanes_.size() && (lanes_[index] != nullptr || owed_[index] > 0))
     ++index;
   TCPMUX_CHECK(index < lanes_.size(), "the registry makes no more lanes than a shard has places");
-  TCPMUX_CHECK(!lane->gone, "a lane that has ended does not come again");
   lanes_used_ = std::max(lanes_used_, index + 1);
   lanes_[index] = std::move(lane);
-  if (!lanes_[index]->broken) link(index);
+  // Where its backend ended while it was here before, we shall be told again.
+  lanes_[index]->gone = false;
+  if (!lanes_[index]->broken && !lanes_[index]->drained) link(index);
   // It may come with a queue, of which nobody else knows whether it moves.
   tick_by(0);
 }
@@ -245,18 +246,21 @@ bool Router<Io>::others_serve(const Lane& lane) const {
 
 // True when the queue is empty. A message is received only when there are slots and descriptors for
 // all that may be in it, so nothing that we hold can be lost here. Slots mean descriptors by our
-// budget, but newcomers that nobody has looked at yet may have used them up for a moment.
+// budget, but newcomers that nobody has looked at yet may have used them up for a moment. Where
+// memory is short, it stays in the queue.
 template <IoBackend Io>
 bool Router<Io>::take_back(Lane& lane, bool expired) {
   std::array<OwnFd, kSocketsPerMessageMax> sockets;
   std::uint32_t count = 0;
   bool empty = false;
-  while (!empty && (expired || events_.free_for_taken_back() >= lane.setup.batch) &&
+  bool later = false;
+  while (!empty && !later && (expired || events_.free_for_taken_back() >= lane.setup.batch) &&
          io_.has_room_for(lane.setup.batch)) {
     ReceiveCall call(taken_back_payload_);
     const Received received =
         call.finish(io_.receive_now(lane.setup.copy_of_theirs.get(), call.message()), sockets);
-    empty = received.kind != Received::Kind::kMessage;
+    later = received.error == ENOMEM || received.error == ENOBUFS;
+    empty = !later && received.kind != Received::Kind::kMessage;
     const auto taken = std::span(sockets).first(received.descriptors);
     take_back_message(lane, std::span(taken_back_payload_).first(received.bytes), taken, expired);
     count += static_cast<std::uint32_t>(received.descriptors);

@@ -1,11 +1,14 @@
 #include "handoff/takeover.h"
 
+#include <fcntl.h>
 #include <spdlog/spdlog.h>
 
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+
+#include <unistd.h>
 
 namespace tcpmux::handoff {
 namespace {
@@ -35,10 +38,14 @@ Result<std::optional<Takeover>> Takeover::from_environment() {
   const auto [end, error] = std::from_chars(text, text + std::strlen(text), fd);
   const bool is_number = error == std::errc{} && *end == '\0' && fd >= 0;
   ::unsetenv(kUpgradeVariable);
-  if (!is_number) return fail(std::string(kUpgradeVariable) + " is not a descriptor's number");
+  if (!is_number || ::fcntl(fd, F_GETFD) < 0)
+    return fail(std::string(kUpgradeVariable) +
+                " is not the number of an open descriptor; it is set by tcpmuxd alone (unset it)");
   auto channel = UpgradeChannel::from(OwnFd(fd));
   if (!channel) return std::unexpected(channel.error());
-  return Takeover(*std::move(channel));
+  Result<Guardian> guardian = Guardian::fork_off();
+  if (!guardian) return std::unexpected(guardian.error());
+  return Takeover(*std::move(channel), *std::move(guardian));
 }
 
 Status Takeover::receive_offer() {
@@ -97,7 +104,8 @@ Status Takeover::take_everything(Registry& registry) {
 }
 
 Status Takeover::serving() {
-  return channel_.send({{"kind", "serving"}}, {});
+  guardian_.let_go();
+  return channel_.send({{"kind", "serving"}, {"pid", ::getpid()}}, {});
 }
 
 void Takeover::failed(const std::string& why) {

@@ -12,6 +12,7 @@
 #include "core/server/event_loop.h"
 #include "core/server/listen.h"
 #include "core/server/messages.h"
+#include "handoff/guardian.h"
 #include "handoff/registry.h"
 #include "handoff/upgrade_channel.h"
 
@@ -19,7 +20,8 @@ namespace tcpmux::handoff {
 
 class Takeover {
  public:
-  // Nothing: nobody is to be replaced. The variable that says so is removed.
+  // Nothing: nobody is to be replaced. The variable that says so is removed. Forks (guardian.h), so
+  // that it is to be called before there are threads.
   static Result<std::optional<Takeover>> from_environment();
 
   // What the other one offers: to be called once, first.
@@ -41,11 +43,13 @@ class Takeover {
   Status listen(EventLoop& loop, TakeClient client, std::function<void()> gone);
 
  private:
-  explicit Takeover(UpgradeChannel channel) : channel_(std::move(channel)) {}
+  Takeover(UpgradeChannel channel, Guardian guardian)
+      : channel_(std::move(channel)), guardian_(std::move(guardian)) {}
   Status receive_offer_message(UpgradeMessage message);
   void receive_client();
 
   UpgradeChannel channel_;
+  Guardian guardian_;
   std::string registry_path_;
   OwnFd registry_socket_;
   OwnFd registry_lock_;

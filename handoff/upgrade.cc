@@ -51,6 +51,20 @@ std::string ending(int status) {
   return "it ended with status " + std::to_string(WEXITSTATUS(status));
 }
 
+// Waits for the end of a child that is expected to end, and says how it did.
+std::string reap(pid_t child) {
+  int status = 0;
+  pid_t ended = 0;
+  for (int waited_ms = 0; ended == 0 && waited_ms < kExitPatience_ms; ++waited_ms) {
+    ended = ::waitpid(child, &status, WNOHANG);
+    if (ended == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  const bool killed = ended == 0 && ::kill(child, SIGKILL) == 0;
+  if (killed) ended = ::waitpid(child, &status, 0);
+  if (killed) return "it did not end by itself, and was killed";
+  return ended > 0 ? ending(status) : "";
+}
+
 }  // namespace
 
 Upgrade::Upgrade(UpgradeParts parts) : parts_(std::move(parts)) {
@@ -156,7 +170,7 @@ void Upgrade::hear() {
     return;
   }
   if (message && *message && (*message)->kind == "serving" && phase_ == Phase::kGiving) {
-    leave();
+    leave((*message)->body.value("pid", successor_));
     return;
   }
   if (phase_ == Phase::kLeaving) {
@@ -206,8 +220,10 @@ void Upgrade::give() {
   if (!said) fail_with(said.error().message);
 }
 
-void Upgrade::leave() {
+// What we started was the successor's guardian (guardian.h), which has been told to end.
+void Upgrade::leave(pid_t successor) {
   enter(Phase::kLeaving);
+  reap(std::exchange(successor_, successor));
   SPDLOG_INFO("upgrade: pid {} serves; finishing what is under way", successor_);
   parts_.registry.give_up();
   parts_.shards.send_all([] {
@@ -271,18 +287,8 @@ void Upgrade::go_on() {
 std::string Upgrade::end_successor() {
   if (channel_) parts_.loop.remove(channel_->fd());
   channel_.reset();
-  if (successor_ == 0) return {};
-  int status = 0;
-  pid_t ended = 0;
-  for (int waited_ms = 0; ended == 0 && waited_ms < kExitPatience_ms; waited_ms += 5) {
-    ended = ::waitpid(successor_, &status, WNOHANG);
-    if (ended == 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  const bool killed = ended == 0 && ::kill(successor_, SIGKILL) == 0;
-  if (killed) ended = ::waitpid(successor_, &status, 0);
-  successor_ = 0;
-  if (killed) return "it did not end by itself, and was killed";
-  return ended > 0 ? ending(status) : "";
+  const pid_t successor = std::exchange(successor_, 0);
+  return successor == 0 ? "" : reap(successor);
 }
 
 }  // namespace tcpmux::handoff

@@ -66,7 +66,7 @@ class Upgrade {
   void hear();
   void tick();
   void give();
-  void leave();
+  void leave(pid_t successor);
   void fail_with(const std::string& why);
   void resume();
   void go_on();

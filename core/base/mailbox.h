@@ -26,9 +26,10 @@ class Mailbox {
   explicit Mailbox(std::size_t capacity)
       : wakeup_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
         messages_(std::make_unique<Message[]>(capacity)),
-        capacity_(capacity) {
-    TCPMUX_CHECK(wakeup_.valid(), "eventfd failed at start: raise the descriptor limit");
-  }
+        capacity_(capacity) {}
+
+  // False where no descriptor could be had; then it is of no use.
+  bool is_open() const { return wakeup_.valid(); }
 
   // False when it is full; `message` is then untouched and still the caller's.
   [[nodiscard]] bool send(Message&& message) {
@@ -57,9 +58,11 @@ class Mailbox {
   // Makes wakeup_fd readable without a message.
   void wake() {
     const std::uint64_t one = 1;
-    // EAGAIN: the counter is at its maximum, so it is readable, which is all that we want.
-    if (::write(wakeup_.get(), &one, sizeof one) < 0)
-      TCPMUX_CHECK(errno == EAGAIN || errno == EINTR, "an eventfd takes eight bytes");
+    while (::write(wakeup_.get(), &one, sizeof one) < 0) {
+      // EAGAIN: the counter is at its maximum, so it is readable, which is all that we want.
+      if (errno == EAGAIN) return;
+      TCPMUX_CHECK(errno == EINTR, "an eventfd takes eight bytes");
+    }
   }
   int wakeup_fd() const { return wakeup_.get(); }
 

@@ -90,7 +90,8 @@ concept IoBackend = requires(Io io, Tag tag, int fd, std::span<char> buffer,
   // (`more` false) may carry a valid descriptor. O_NONBLOCK of the listener, which all that share
   // its open file description see, is the engine's from here on.
   { io.accept(tag, fd) } -> std::same_as<void>;
-  // Completes with 1 each time the eventfd `fd` was signalled, having reset it. Goes on for ever.
+  // Completes with 1 each time the eventfd `fd` was signalled, having reset it. Goes on for ever,
+  // or until an error of the engine's (memory): that completion is without `more`.
   { io.watch_wakeups(tag, fd) } -> std::same_as<void>;
   // recv with MSG_PEEK: waits until there is something; 0 is the peer's FIN.
   { io.peek(tag, fd, buffer) } -> std::same_as<void>;

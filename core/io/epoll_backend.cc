@@ -174,6 +174,7 @@ void EpollBackend::drain(Tag tag, int fd) {
 }
 
 void EpollBackend::accept(Tag tag, int fd) {
+  restore_reserve();
   set_nonblocking(fd, true);
   // Level-triggered: what one turn leaves in the listener is reported in the next.
   start_lasting(Kind::kAccept, tag, fd, EPOLLIN | EPOLLEXCLUSIVE);

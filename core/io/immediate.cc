@@ -116,7 +116,7 @@ Shed ImmediateCalls::shed(int fd, std::span<const char> bytes) {
     OwnFd connection(accepted);
     dismiss(connection.get(), bytes);
   }
-  reserve_.acquire();  // where another thread was faster: the next shed tries again
+  reserve_.acquire();  // where another thread was faster: the next accept() tries again
   if (accepted >= 0) return Shed::kOne;
   switch (classify_accept_error(-accepted)) {
     case AcceptError::kNobodyWaits:

@@ -47,6 +47,9 @@ class ImmediateCalls {
   ImmediateCalls() = default;
   ~ImmediateCalls() = default;
   Status acquire_reserve();
+  // At the limit another thread may have been faster than shed(), or the limit was lowered. The
+  // descriptor that was lost is not to be had again there, so whoever accepts takes it first.
+  void restore_reserve() { reserve_.acquire(); }
 
  private:
   ReserveDescriptor reserve_;

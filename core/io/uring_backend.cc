@@ -76,6 +76,7 @@ io_uring_sqe* UringBackend::entry_for(std::uint64_t user_data) {
 
 void UringBackend::accept(Tag tag, int fd) {
   TCPMUX_CHECK(accepting_count_ < kAcceptsMax, "more listeners than kAcceptsMax");
+  restore_reserve();
   // An epoll engine may have left O_NONBLOCK on a listener that we inherited; there have been
   // kernels whose accept then returns EAGAIN instead of waiting (6.18 waits).
   set_nonblocking(fd, false);
@@ -141,8 +142,10 @@ bool UringBackend::translate_wakeup(const io_uring_cqe& entry, Completion& compl
   }
   if ((entry.flags & IORING_CQE_F_MORE) == 0) start_wakeup_poll();
   std::uint64_t count = 0;
-  // EAGAIN: the signal that this poll saw was read together with the one before.
-  if (::read(wakeup_fd_, &count, sizeof count) != sizeof count) return false;
+  while (::read(wakeup_fd_, &count, sizeof count) != sizeof count) {
+    // EAGAIN: the signal that this poll saw was read together with the one before.
+    if (errno != EINTR) return false;
+  }
   completion = {.tag = wakeup_tag_, .result = 1, .more = true};
   return true;
 }

@@ -249,11 +249,7 @@ std::optional<std::string> why_not_together(const Config& config) {
 }  // namespace
 
 std::string Config::control_path() const {
-  if (control.path) return *control.path;
-  constexpr std::string_view kSuffix = ".sock";
-  std::string_view stem = registry.path;
-  if (stem.ends_with(kSuffix)) stem.remove_suffix(kSuffix.size());
-  return std::string(stem) + ".control.sock";
+  return control.path ? *control.path : control_path_beside(registry.path);
 }
 
 Result<Config> parse_config(std::string_view toml, const std::string& source) {

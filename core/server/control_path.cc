@@ -13,7 +13,7 @@
 namespace tcpmux {
 namespace {
 
-constexpr int kBacklog = 16;
+constexpr int kBacklog = 128;
 constexpr const char* kAdvice = " (control.path, --control; \"\" for none)";
 
 sockaddr_un address_of(const std::string& path) {
@@ -82,6 +82,12 @@ Status bind_and_listen(int fd, const std::string& path) {
 
 std::size_t control_path_bytes_max() {
   return sizeof(sockaddr_un::sun_path) - 2;  // a NUL, and the ~
+}
+
+std::string control_path_beside(std::string_view registry_path) {
+  constexpr std::string_view kSuffix = ".sock";
+  if (registry_path.ends_with(kSuffix)) registry_path.remove_suffix(kSuffix.size());
+  return std::string(registry_path) + ".control.sock";
 }
 
 Result<ControlPath> ControlPath::open(const std::string& path, IfServed if_served) {

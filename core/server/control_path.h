@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "core/base/fd.h"
 #include "core/base/result.h"
@@ -20,6 +21,10 @@ enum class IfServed : std::uint8_t {
 
 // While a socket is made it lies at PATH~, so a path is one byte shorter than a socket's can be.
 std::size_t control_path_bytes_max();
+
+// Where the control socket is when nobody says where: at the registry's path, with ".control.sock"
+// in the place of ".sock".
+std::string control_path_beside(std::string_view registry_path);
 
 // A listening SOCK_STREAM socket at `path`, mode 0600. What a crash left there is replaced; what is
 // no socket is left alone and refused.

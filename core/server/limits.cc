@@ -16,10 +16,10 @@
 namespace tcpmux {
 namespace {
 
-// Standard streams, the steward's loop, signals and mailbox, the registry and its lock, the log,
-// and some for libraries (name service) for a moment; the control socket, who is connected to it,
-// and one more for a moment.
-constexpr std::uint32_t kProcessDescriptors = 12 + 1 + kControlConnectionsMax + 1;
+// Standard streams, the steward's loop, signals and mailbox, the registry, its lock and what tells
+// of its path, and some for a moment (name service, the registry made again); the control socket,
+// who is connected to it, and one more for a moment; the successor's channel, and a copy for it.
+constexpr std::uint32_t kProcessDescriptors = 12 + 1 + kControlConnectionsMax + 1 + 2;
 // Engine, mailbox, the descriptor in reserve, and one for a moment.
 constexpr std::uint32_t kShardDescriptors = 4;
 // A mux that cannot hold so many at once is no use.

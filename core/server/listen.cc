@@ -1,6 +1,7 @@
 #include "core/server/listen.h"
 
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -139,7 +140,18 @@ Status listen_on_the_rest(const Config& config, const std::vector<Endpoint>& our
   return {};
 }
 
-bool wants(const Config& config, const std::vector<ListenAddress>& taken, const Endpoint& wanted) {
+// Whether a socket serves IPv4 too is decided when it is made, and depends on its neighbours.
+bool serves_as_configured(const Config& config, const Endpoint& wanted, int socket) {
+  if (wanted.address.family != IpAddress::Family::kV6) return true;
+  int v6_only = 0;
+  socklen_t size = sizeof v6_only;
+  return ::getsockopt(socket, IPPROTO_IPV6, IPV6_V6ONLY, &v6_only, &size) == 0 &&
+         (v6_only != 0) == v6_only_for(wanted, config.listen);
+}
+
+bool wants(const Config& config, const std::vector<ListenAddress>& taken, const Endpoint& wanted,
+           int socket) {
+  if (!serves_as_configured(config, wanted, socket)) return false;
   const auto of_taken = std::count_if(
       taken.begin(), taken.end(), [&](const ListenAddress& one) { return one.wanted == wanted; });
   return std::count(config.listen.begin(), config.listen.end(), wanted) > of_taken;
@@ -197,7 +209,8 @@ Result<Listening> take_over_listening(const Config& config, std::vector<OfferedA
   std::vector<OwnFd> not_wanted;
   for (OfferedAddress& one : offered) {
     ours.push_back(one.real);
-    if (!one.inherited && !wants(config, listening.addresses, one.wanted)) {
+    if (!one.inherited &&
+        !wants(config, listening.addresses, one.wanted, one.sockets.front().get())) {
       std::move(one.sockets.begin(), one.sockets.end(), std::back_inserter(not_wanted));
       continue;
     }
@@ -232,7 +245,7 @@ Result<ListenChange> change_listening(const Listening& now, const Config& config
   std::vector<Endpoint> ours;
   for (const ListenAddress& address : now.addresses) {
     ours.push_back(address.real);
-    if (address.inherited || wants(config, next.addresses, address.wanted))
+    if (address.inherited || wants(config, next.addresses, address.wanted, address.sockets.front()))
       next.addresses.push_back(address);
     else
       change.removed.push_back(address.number);

@@ -26,6 +26,7 @@ struct ShardMessage {
     kResume,      // it was for nothing: accept again; the lanes come back as new ones
     kLeave,       // after kPause: finish what is under way, pass on what needs a lane
     kShutdown,    // deadline_ns: stop accepting, finish what is under way until then
+    kReport,      // number: say again when you are done, with this number
     kStop,        // all shards are done
   };
   Kind kind = Kind::kNone;
@@ -34,6 +35,7 @@ struct ShardMessage {
   std::unique_ptr<SinkMessage> sink;
   std::unique_ptr<ShardChange> change;
   std::int64_t deadline_ns = 0;
+  std::uint64_t number = 0;
 };
 using ShardMailbox = Mailbox<ShardMessage>;
 
@@ -56,7 +58,7 @@ struct StewardMessage {
     kSinkNotice,    // number, detail, amount: as the sink means them
     kShardPaused,   // number: which shard accepts no more and has sent all its lanes
     kPassedOn,      // connection: for the successor
-    kShardDone,     // number: which shard has done what kShutdown or kLeave asked for
+    kShardDone,     // a shard has done what kShutdown or kLeave asked for; number: of kReport, or 0
   };
   Kind kind = Kind::kNone;
   RefusalRecord refusal;

@@ -77,7 +77,8 @@ class Shard final : public HandoffEvents {
   // makes room all the time; and less often the longer there is none.
   static constexpr std::int64_t kRetryFirst_ns = kNanosPerMilli / 5;
   static constexpr std::int64_t kRetryLast_ns = 5 * kNanosPerMilli;
-  // After a failed accept; a descriptor may be free by then.
+  // After a failed accept; a descriptor may be free by then. And when the mailbox cannot be
+  // watched.
   static constexpr std::int64_t kAcceptPause_ns = 20 * kNanosPerMilli;
   static constexpr int kShedAtOnceMax = 16;
   // A socket never waits longer than this for its message to fill while the shard is busy.
@@ -106,6 +107,7 @@ class Shard final : public HandoffEvents {
   bool retry_queue(Queue& queue);
 
   // --- accepting, messages, shutdown (shard_life.h) ---
+  void watch_mailbox();
   void start_accepting(std::uint32_t listener);
   void handle_accept(const Completion& completion);
   void admit(int fd);
@@ -113,7 +115,8 @@ class Shard final : public HandoffEvents {
   void receive_messages();
   void receive(ShardMessage& message);
   void adopt(PassedConnection& passed, bool from_shard);
-  void change(ShardChange& change);
+  void change(std::unique_ptr<ShardChange> change);
+  void go_on_changing();
   void pause();
   void resume();
   void leave();
@@ -170,12 +173,16 @@ class Shard final : public HandoffEvents {
   Queue parked_;     // Parked
   Sink sink_;
   std::vector<Listener> listeners_;
+  // While listeners that it adds wait for the places of such as it removes. No message is received
+  // meanwhile.
+  std::unique_ptr<ShardChange> changing_;
   std::array<Completion, kCompletionsAtOnce> completions_;
 
   std::int64_t now_ns_ = 0;         // read once a turn
   std::int64_t real_now_ns_ = 0;    // the same instant as now_ns_, since 1970
   std::int64_t real_ahead_ns_ = 0;  // of now_ns_, when it was looked at last
   std::int64_t real_looked_at_ns_ = kNever_ns;
+  std::int64_t watch_again_at_ns_ = kNever_ns;  // kNever_ns exactly when the mailbox is watched
   std::int64_t retry_at_ns_ = kNever_ns;
   std::int64_t retry_pause_ns_ = kRetryFirst_ns;
   std::uint64_t next_id_;
@@ -185,6 +192,7 @@ class Shard final : public HandoffEvents {
   bool shutting_down_ = false;
   bool turned_away_ = false;
   bool reported_done_ = false;
+  std::uint64_t report_number_ = 0;
   bool stop_ = false;
   std::int64_t shutdown_at_ns_ = kNever_ns;
   std::int64_t accept_failure_logged_ns_ = 0;

@@ -91,10 +91,19 @@ void Shard<Io, Sink>::accept_failed(std::uint32_t index, int error) {
   if (links_.steward.send(std::move(message))) accept_failure_logged_ns_ = now_ns_;
 }
 
+// An engine that is short of memory may refuse to, or give up: then again after a pause. What came
+// meanwhile is received at once.
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::watch_mailbox() {
+  watch_again_at_ns_ = kNever_ns;
+  io_->watch_wakeups({.operation = Operation::kWakeup}, links_.own.wakeup_fd());
+  receive_messages();
+}
+
 template <IoBackend Io, HandoffSink Sink>
 void Shard<Io, Sink>::receive_messages() {
   ShardMessage message;
-  while (links_.own.receive(message))
+  while (changing_ == nullptr && links_.own.receive(message))
     receive(message);
 }
 
@@ -121,7 +130,7 @@ void Shard<Io, Sink>::receive(ShardMessage& message) {
       if (parked_.size() + room_.size() > 0) retry_waiting();
       return;
     case ShardMessage::Kind::kChange:
-      change(*message.change);
+      change(std::move(message.change));
       return;
     case ShardMessage::Kind::kPause:
       pause();
@@ -134,6 +143,10 @@ void Shard<Io, Sink>::receive(ShardMessage& message) {
       return;
     case ShardMessage::Kind::kShutdown:
       begin_shutdown(message.deadline_ns);
+      return;
+    case ShardMessage::Kind::kReport:
+      reported_done_ = false;
+      report_number_ = message.number;
       return;
     case ShardMessage::Kind::kStop:
       stop_ = true;
@@ -191,12 +204,12 @@ void Shard<Io, Sink>::lane_lost(std::uint32_t slot) {
 }
 
 template <IoBackend Io, HandoffSink Sink>
-void Shard<Io, Sink>::change(ShardChange& change) {
+void Shard<Io, Sink>::change(std::unique_ptr<ShardChange> change) {
   if (shutting_down_) return;
-  static_cast<ShardSettings&>(options_) = change.settings;
+  static_cast<ShardSettings&>(options_) = change->settings;
   for (std::uint32_t i = 0; i < listeners_.size(); ++i) {
     Listener& listener = listeners_[i];
-    const auto& removed = change.removed;
+    const auto& removed = change->removed;
     if (std::find(removed.begin(), removed.end(), listener.owned.address) == removed.end())
       continue;
     if (!listener.owned.socket.valid()) continue;
@@ -209,15 +222,25 @@ void Shard<Io, Sink>::change(ShardChange& change) {
       remove_listener(listener);
     }
   }
-  for (ShardListener& added : change.added) {
+  changing_ = std::move(change);
+  go_on_changing();
+}
+
+// A place is free when the accept of who had it has ended, not before.
+template <IoBackend Io, HandoffSink Sink>
+void Shard<Io, Sink>::go_on_changing() {
+  for (ShardListener& added : changing_->added) {
+    if (!added.socket.valid()) continue;
     auto free = std::find_if(listeners_.begin(), listeners_.end(),
                              [](const Listener& one) { return !one.owned.socket.valid(); });
-    TCPMUX_CHECK(free != listeners_.end() || listeners_.size() < listeners_.capacity(),
-                 "the configuration has no more addresses than a shard has places");
-    if (free == listeners_.end()) free = listeners_.emplace(free);
+    if (free == listeners_.end()) {
+      if (listeners_.size() == listeners_.capacity()) return;
+      free = listeners_.emplace(free);
+    }
     *free = {.owned = std::move(added)};
     if (!paused_) start_accepting(static_cast<std::uint32_t>(free - listeners_.begin()));
   }
+  changing_.reset();
 }
 
 template <IoBackend Io, HandoffSink Sink>
@@ -256,6 +279,8 @@ void Shard<Io, Sink>::resume() {
   if (!std::exchange(paused_, false)) return;
   for (std::uint32_t i = 0; i < listeners_.size(); ++i)
     if (may_accept(listeners_[i])) start_accepting(i);
+  // The lanes came first. Who waits has come before those who are accepted now.
+  if (parked_.size() + room_.size() > 0) retry_waiting();
 }
 
 template <IoBackend Io, HandoffSink Sink>
@@ -297,7 +322,7 @@ template <IoBackend Io, HandoffSink Sink>
 void Shard<Io, Sink>::report_done() {
   StewardMessage message;
   message.kind = StewardMessage::Kind::kShardDone;
-  message.number = options_.number;
+  message.number = report_number_;
   reported_done_ = links_.steward.send(std::move(message));
 }
 

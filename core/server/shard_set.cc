@@ -1,6 +1,8 @@
 #include "core/server/shard_set.h"
 
+#include <algorithm>
 #include <string>
+#include <system_error>
 #include <utility>
 
 namespace tcpmux {
@@ -19,6 +21,24 @@ ShardSet::~ShardSet() {
 
 void ShardSet::decide(bool may_serve) {
   if (!std::exchange(decided_, true)) may_serve_.set_value(may_serve);
+}
+
+bool ShardSet::is_open() const {
+  return std::all_of(mailboxes_.begin(), mailboxes_.end(),
+                     [](const ShardMailbox* mailbox) { return mailbox->is_open(); });
+}
+
+// An exception is the only way in which std::thread says that there is none to be had.
+Status ShardSet::start_thread(std::thread& thread, std::move_only_function<void()> work) {
+  try {
+    thread = std::thread(std::move(work));
+    return {};
+  } catch (const std::system_error& error) {
+    return fail("a shard's thread cannot be started: " + error.code().message() +
+                    "; raise the limits of memory and of processes (ulimit -v, ulimit -u, "
+                    "TasksMax=), or have fewer shards",
+                error.code().value());
+  }
 }
 
 void ShardSet::send_all(const std::function<ShardMessage()>& make) {

@@ -26,6 +26,8 @@ class ShardSet {
   ~ShardSet();
 
   std::uint32_t size() const { return static_cast<std::uint32_t>(seats_.size()); }
+  // False where a mailbox could not be made; then there is nothing that can be started.
+  bool is_open() const;
   const std::vector<ShardMailbox*>& mailboxes() const { return mailboxes_; }
   const ShardCounters& counters(std::uint32_t shard) const { return seats_[shard]->counters; }
 
@@ -50,6 +52,7 @@ class ShardSet {
     std::thread thread;
   };
   void decide(bool may_serve);
+  static Status start_thread(std::thread& thread, std::move_only_function<void()> work);
   // One core for each shard, in turn, of those that we may run on.
   static void pin_this_thread(std::uint32_t shard);
 
@@ -68,12 +71,12 @@ Status ShardSet::prepare(std::vector<ShardOptions> options, const IoLimits& io_l
                          const std::function<typename Sink::Options(std::uint32_t)>& sink_options) {
   const std::shared_future<bool> may_serve = may_serve_.get_future().share();
   std::vector<std::future<Status>> ready;
+  Status all;
   for (std::uint32_t i = 0; i < size(); ++i) {
     std::promise<Status> made;
     ready.push_back(made.get_future());
-    Seat& seat = *seats_[i];
-    seat.thread = std::thread([&, this, i, may_serve, table, io_limits, own = std::move(options[i]),
-                               chosen = sink_options(i), made = std::move(made)]() mutable {
+    auto work = [&, this, i, may_serve, table, io_limits, own = std::move(options[i]),
+                 chosen = sink_options(i), made = std::move(made)]() mutable {
       pin_this_thread(i);
       Result<std::unique_ptr<Io>> io = Io::create(io_limits);
       if (!io) {
@@ -85,9 +88,12 @@ Status ShardSet::prepare(std::vector<ShardOptions> options, const IoLimits& io_l
                                                      seats_[i]->counters, table, chosen);
       made.set_value({});
       if (may_serve.get()) shard->run();
-    });
+    };
+    all = start_thread(seats_[i]->thread, std::move(work));
+    if (all) continue;
+    ready.pop_back();
+    break;
   }
-  Status all;
   for (std::future<Status>& one : ready)
     if (Status status = one.get(); !status) all = status;
   if (all) return all;

@@ -40,14 +40,13 @@ void Shard<Io, Sink>::run() {
 template <IoBackend Io, HandoffSink Sink>
 void Shard<Io, Sink>::begin() {
   tell_time();
-  io_->watch_wakeups({.operation = Operation::kWakeup}, links_.own.wakeup_fd());
   for (std::uint32_t i = 0; i < listeners_.size(); ++i) {
     if (listeners_[i].owned.retired)
       remove_listener(listeners_[i]);
     else
       start_accepting(i);
   }
-  receive_messages();
+  watch_mailbox();
 }
 
 // Sockets are handed over when nothing else is ready: collecting them while there is work makes
@@ -64,6 +63,10 @@ void Shard<Io, Sink>::turn() {
   tell_time();
   for (std::size_t i = 0; i < count; ++i)
     handle(completions_[i]);
+  if (changing_ != nullptr) {
+    go_on_changing();
+    receive_messages();
+  }
   if (sink_.waiting_since_ns() < now_ns_ - kFlushAfter_ns) sink_.flush(now_ns_);
   expire();
 }
@@ -86,6 +89,7 @@ void Shard<Io, Sink>::handle(const Completion& completion) {
       handle_accept(completion);
       return;
     case Operation::kWakeup:
+      if (!completion.more) watch_again_at_ns_ = now_ns_ + kAcceptPause_ns;
       receive_messages();
       return;
     case Operation::kPeek:
@@ -170,8 +174,9 @@ Event Shard<Io, Sink>::replied(Connection& connection, std::size_t bytes) {
 
 template <IoBackend Io, HandoffSink Sink>
 std::int64_t Shard<Io, Sink>::next_deadline_ns() const {
-  std::int64_t next_ns = std::min({handshake_.next_ns(), room_.next_ns(), linger_.next_ns(),
-                                   parked_.next_ns(), sink_.next_tick_ns(), retry_at_ns_});
+  std::int64_t next_ns =
+      std::min({handshake_.next_ns(), room_.next_ns(), linger_.next_ns(), parked_.next_ns(),
+                sink_.next_tick_ns(), retry_at_ns_, watch_again_at_ns_});
   for (const Listener& listener : listeners_)
     next_ns = std::min(next_ns, listener.resume_at_ns);
   if (shutting_down_ && !turned_away_) next_ns = std::min(next_ns, shutdown_at_ns_);
@@ -190,6 +195,7 @@ void Shard<Io, Sink>::expire() {
   }
   if (sink_.next_tick_ns() <= now_ns_) sink_.tick(now_ns_);
   if (retry_at_ns_ <= now_ns_) retry_waiting();
+  if (watch_again_at_ns_ <= now_ns_) watch_mailbox();
   for (std::uint32_t i = 0; i < listeners_.size(); ++i)
     if (listeners_[i].resume_at_ns <= now_ns_) start_accepting(i);
   if (shutting_down_ && !turned_away_ && shutdown_at_ns_ <= now_ns_) turn_all_away();
@@ -208,7 +214,7 @@ void Shard<Io, Sink>::retry_waiting() {
 template <IoBackend Io, HandoffSink Sink>
 bool Shard<Io, Sink>::retry_queue(Queue& queue) {
   bool room = false;
-  ServiceId full = kNoService;  // nobody need ask for it again
+  std::optional<ServiceId> full;  // nobody need ask for it again
   for (std::uint32_t slot = queue.first(); slot != kNoSlot;) {
     const std::uint32_t next = queue.next(slot);
     if (pool_[slot].service != full) {

@@ -86,6 +86,17 @@ void Steward::begin_shutdown(const char* why) {
   });
 }
 
+void Steward::ask_shards_again() {
+  ++report_number_;
+  shards_done_ = 0;
+  shards_.send_all([this] {
+    ShardMessage message;
+    message.kind = ShardMessage::Kind::kReport;
+    message.number = report_number_;
+    return message;
+  });
+}
+
 void Steward::receive_messages() {
   std::uint64_t signalled = 0;
   // EAGAIN: somebody else's message woke us, and has been received with it.
@@ -122,7 +133,8 @@ void Steward::receive(StewardMessage& message) {
       hooks_.passed_on(std::move(message.connection));
       return;
     case StewardMessage::Kind::kShardDone:
-      if (++shards_done_ == shards_.size()) hooks_.shards_done();
+      if (message.number == report_number_ && ++shards_done_ == shards_.size())
+        hooks_.shards_done();
       return;
   }
 }

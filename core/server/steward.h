@@ -40,6 +40,9 @@ class Steward {
   void set_hooks(StewardHooks hooks) { hooks_ = std::move(hooks); }
   void begin_shutdown(const char* why);
   bool shutting_down() const { return shutting_down_; }
+  // Shards that were done may have got something since: hooks.shards_done() once more, when all
+  // are.
+  void ask_shards_again();
   // A new configuration: how long a shutdown may take.
   void set_drain_ms(std::int64_t drain_ms) { drain_ms_ = drain_ms; }
   // After the loop has stopped: by a second signal, so that shards may still be at work.
@@ -62,6 +65,7 @@ class Steward {
   OwnFd signals_;
   StewardHooks hooks_;
   std::uint32_t shards_done_ = 0;
+  std::uint64_t report_number_ = 0;  // of the reports that count
   bool shutting_down_ = false;
   bool forced_ = false;
 };

@@ -166,7 +166,6 @@ tcpmux_result BackendSession::accept(int timeout_ms, int& socket, const tcpmux_f
   for (;;) {
     if (!queue_.empty()) {
       socket = queue_.take(facts);
-      ++counters_.sockets;
       return TCPMUX_OK;
     }
     if (std::exchange(loss_unreported_, false)) return TCPMUX_LOST;
@@ -324,6 +323,7 @@ void BackendSession::handle_message(std::span<const std::byte> message, const Re
   if (const Status filled = queue_.fill(message, sockets, received.descriptors_lost); !filled)
     return leave_registry("the mux sent what cannot be understood: " + filled.error().message);
   ++counters_.messages;
+  counters_.sockets += received.descriptors;
   if (options_.nonblocking) queue_.make_nonblocking();
   const std::size_t lost = header->count - received.descriptors;
   if (lost == 0) return;

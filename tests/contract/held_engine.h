@@ -26,6 +26,8 @@ class Gate {
   void release() {
     const std::lock_guard lock(mutex_);
     closed_ = false;
+    held_ = 0;
+    ++releases_;
     changed_.notify_all();
   }
   void pass() {
@@ -33,8 +35,8 @@ class Gate {
     if (!closed_) return;
     ++held_;
     changed_.notify_all();
-    changed_.wait(lock, [this] { return !closed_; });
-    --held_;
+    // Not for an open gate: it may be closed again before this thread has looked.
+    changed_.wait(lock, [this, before = releases_] { return releases_ != before; });
   }
 
  private:
@@ -42,6 +44,7 @@ class Gate {
   std::condition_variable changed_;
   bool closed_ = false;
   std::size_t held_ = 0;
+  std::size_t releases_ = 0;
 };
 
 template <IoBackend Io>

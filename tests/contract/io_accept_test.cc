@@ -156,6 +156,22 @@ TYPED_TEST(IoAccept, ShedsAgainAfterItLostItsReserve) {
   EXPECT_EQ(receive_text(client.get(), 64), kBusy);
 }
 
+// What was lost at the limit is not to be had there again: it is taken before the newcomers come.
+TYPED_TEST(IoAccept, HasItsReserveAgainWhenAcceptingGoesOn) {
+  Driven<TypeParam> io;
+  const OwnFd listener = listen_on_loopback();
+  const OwnFd client = connect_to(listener);
+  {
+    const DescriptorLimit limit(0);
+    ASSERT_EQ(io->shed(listener.get(), kBusy), Shed::kNoDescriptor);
+  }
+  const DescriptorLimit limit(static_cast<rlim_t>(next_descriptor()) + 1);
+  io->accept(kAccept, listener.get());
+  ASSERT_EQ(io.result_of(kAccept), -EMFILE);
+  ASSERT_EQ(io->shed(listener.get(), kBusy), Shed::kOne);
+  EXPECT_EQ(receive_text(client.get(), 64), kBusy);
+}
+
 // O_NONBLOCK lives in the open file description, so a listener may come with it from an epoll
 // engine of our predecessor, or without it from an io_uring engine.
 TYPED_TEST(IoAccept, TakesAListenerAsItComes) {

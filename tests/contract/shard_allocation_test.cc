@@ -10,8 +10,11 @@
 #include <string_view>
 #include <thread>
 
+#include "tests/contract/shard_change_cases.h"
 #include "tests/contract/shard_handoff_cases.h"
 #include "tests/contract/shard_handshake_cases.h"
+#include "tests/contract/shard_leave_cases.h"
+#include "tests/contract/shard_pause_cases.h"
 #include "tests/contract/shard_shutdown_cases.h"
 #include "tests/contract/shard_stall_cases.h"
 #include "tests/contract/shard_takeback_cases.h"

@@ -43,6 +43,14 @@ inline OwnFd connect_to_endpoint(const Endpoint& endpoint, int receive_bytes = 0
   return client;
 }
 
+inline bool nobody_listens(const Endpoint& endpoint) {
+  const OwnFd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_storage address{};
+  const socklen_t size = to_sockaddr(endpoint, address);
+  return ::connect(client.get(), reinterpret_cast<const sockaddr*>(&address), size) < 0 &&
+         errno == ECONNREFUSED;
+}
+
 // All until the end, and how it ended where that was no FIN.
 inline std::string read_all(const OwnFd& fd) {
   std::string text;

@@ -1,22 +1,13 @@
 // Cases of a shard: places in lanes, and the ways to them. Included by the programs that run them.
 #pragma once
 
-#include "tests/contract/shard_support.h"
+#include "tests/contract/shard_clients.h"
 
 namespace tcpmux::contract_test {
 
 template <class Io>
 class ShardHandoff : public ShardTest<Io> {};
 TYPED_TEST_SUITE(ShardHandoff, Engines, EngineNames);
-
-constexpr std::string_view kBusyReply = "-busy, try again\r\n";
-
-template <class Io>
-OwnFd accepted(World<Io>& world, std::uint32_t shard = 0) {
-  OwnFd client = world.ask("echo\r\n", shard);
-  EXPECT_EQ(read_line(client), "+\r\n");
-  return client;
-}
 
 TYPED_TEST(ShardHandoff, AFullWindowIsBusyAfterAWhile) {
   auto& world = this->make_world({.room_wait_ms = kShort_ms});

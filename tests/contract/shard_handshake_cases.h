@@ -3,7 +3,7 @@
 
 #include <sys/ioctl.h>
 
-#include "tests/contract/shard_support.h"
+#include "tests/contract/shard_clients.h"
 
 namespace tcpmux::contract_test {
 
@@ -12,10 +12,6 @@ using namespace std::string_literals;
 template <class Io>
 class ShardHandshake : public ShardTest<Io> {};
 TYPED_TEST_SUITE(ShardHandshake, Engines, EngineNames);
-
-inline AccessRules deny_loopback() {
-  return *AccessRules::build({}, {*parse_prefix("127.0.0.0/8")});
-}
 
 // Refused with exactly this, and the end is a FIN.
 template <class Io>

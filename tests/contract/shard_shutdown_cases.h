@@ -10,18 +10,6 @@ template <class Io>
 class ShardShutdown : public ShardTest<Io> {};
 TYPED_TEST_SUITE(ShardShutdown, Engines, EngineNames);
 
-constexpr std::string_view kShuttingDownReply = "-shutting down\r\n";
-
-// Nobody listens there any more.
-template <class Io>
-bool refuses_connections(World<Io>& world) {
-  const OwnFd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_storage address{};
-  const socklen_t size = to_sockaddr(world.address(), address);
-  return ::connect(client.get(), reinterpret_cast<const sockaddr*>(&address), size) < 0 &&
-         errno == ECONNREFUSED;
-}
-
 TYPED_TEST(ShardShutdown, FinishesWhatHasBegun) {
   auto& world = this->make_world();
   Backend backend = world.add_backend({.window = 1});

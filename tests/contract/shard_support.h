@@ -37,6 +37,7 @@ struct WorldOptions {
   std::uint32_t shards = 1;
   std::uint32_t connections_max = 64;
   std::uint32_t taken_back_max = 16;
+  std::uint32_t lanes_max = 16;
   std::uint32_t line_bytes_max = 512;
   std::int64_t handshake_deadline_ms = kLong_ms;
   std::int64_t room_wait_ms = kLong_ms;
@@ -57,6 +58,8 @@ struct Heard {
   std::vector<std::unique_ptr<handoff::Lane>> lanes;  // that came back
   std::vector<RefusalRecord> refusals;
   std::uint32_t shards_done = 0;
+  std::uint32_t shards_paused = 0;
+  std::vector<PassedConnection> passed_on;
   std::map<std::pair<std::uint64_t, handoff::LaneNotice>, std::uint32_t> notices;  // amounts
 
   bool noticed(std::uint64_t backend, handoff::LaneNotice notice) const {
@@ -101,13 +104,38 @@ class World {
     if (!std::exchange(running_, false)) return;
     begin_shutdown(within_ms);
     EXPECT_TRUE(wait_until([this] { return heard_.shards_done == options_.shards; }));
-    send_all(ShardMessage::Kind::kStop);
+    tell_all(ShardMessage::Kind::kStop);
     for (const auto& seat : seats_)
       seat->thread.join();
     hear();
   }
   void begin_shutdown(std::int64_t within_ms) {
-    send_all(ShardMessage::Kind::kShutdown, monotonic_ns() + within_ms * kNanosPerMilli);
+    tell_all(ShardMessage::Kind::kShutdown, monotonic_ns() + within_ms * kNanosPerMilli);
+  }
+
+  void tell(std::uint32_t shard, ShardMessage message) {
+    TCPMUX_CHECK(mailboxes_[shard]->send(std::move(message)), "a mailbox has room");
+  }
+  void tell_all(ShardMessage::Kind kind, std::int64_t deadline_ns = 0) {
+    for (std::uint32_t shard = 0; shard < options_.shards; ++shard) {
+      ShardMessage message;
+      message.kind = kind;
+      message.deadline_ns = deadline_ns;
+      tell(shard, std::move(message));
+    }
+  }
+  // What a change begins with, if nothing is to be another.
+  ShardSettings settings() const {
+    return {.connections_max = options_.connections_max,
+            .line_bytes_max = options_.line_bytes_max,
+            .handshake_deadline_ns = options_.handshake_deadline_ms * kNanosPerMilli,
+            .room_wait_ns = options_.room_wait_ms * kNanosPerMilli,
+            .handoff_deadline_ns = options_.handoff_deadline_ms * kNanosPerMilli,
+            .help_enabled = options_.help_enabled};
+  }
+  // Another process holds the listener too. Before start().
+  OwnFd copy_of_listener(std::uint32_t shard = 0) const {
+    return OwnFd(::fcntl(seats_[shard]->listener.get(), F_DUPFD_CLOEXEC, 0));
   }
 
   // ---- clients
@@ -163,18 +191,18 @@ class World {
     Result<ServiceTable> built = ServiceTable::build(std::move(services));
     TCPMUX_CHECK(built.has_value(), "a test's services are good");
     table_ = std::make_shared<const ServiceTable>(*std::move(built));
-    for (ShardMailbox* mailbox : mailboxes_) {
+    for (std::uint32_t shard = 0; shard < mailboxes_.size(); ++shard) {
       ShardMessage message;
       message.kind = ShardMessage::Kind::kTable;
       message.table = table_;
-      TCPMUX_CHECK(mailbox->send(std::move(message)), "a mailbox has room");
+      tell(shard, std::move(message));
     }
   }
   const ServiceTable& table() const { return *table_; }
 
   // ---- what is heard and counted
 
-  const Heard& heard() {
+  Heard& heard() {
     hear();
     return heard_;
   }
@@ -209,13 +237,17 @@ class World {
   bool comes(Counter ShardCounters::* counter, std::uint64_t value) {
     return wait_until([&] { return count(counter) >= value; });
   }
-  // Every connection that was accepted has come to exactly one end, once all have ended.
+  // Every connection that came has come to exactly one end, once all have ended.
+  std::uint64_t begins() const {
+    return count(&ShardCounters::accepted) + count(&ShardCounters::inherited);
+  }
   std::uint64_t ends() const {
     std::uint64_t sum = count(&ShardCounters::handed_off) - count(&ShardCounters::taken_back);
     for (int i = 0; i < kRefusalCount; ++i)
       sum += refused(static_cast<Refusal>(i));
-    for (const auto counter : {&ShardCounters::helped, &ShardCounters::timed_out,
-                               &ShardCounters::peer_gone, &ShardCounters::closed_without_backend})
+    for (const auto counter :
+         {&ShardCounters::helped, &ShardCounters::timed_out, &ShardCounters::peer_gone,
+          &ShardCounters::closed_without_backend, &ShardCounters::passed_on})
       sum += count(counter);
     return sum;
   }
@@ -252,20 +284,15 @@ class World {
     ShardOptions options;
     options.number = number;
     options.listeners.push_back({.socket = std::move(seat.listener)});
-    options.connections_max = options_.connections_max;
+    static_cast<ShardSettings&>(options) = settings();
     options.taken_back_max = options_.taken_back_max;
-    options.line_bytes_max = options_.line_bytes_max;
-    options.handshake_deadline_ns = options_.handshake_deadline_ms * kNanosPerMilli;
-    options.room_wait_ns = options_.room_wait_ms * kNanosPerMilli;
-    options.handoff_deadline_ns = options_.handoff_deadline_ms * kNanosPerMilli;
-    options.help_enabled = options_.help_enabled;
     auto io = Io::create({.operations_max = 4096, .descriptors_max = 65536});
     TCPMUX_CHECK(io.has_value(), "an engine can be made");
     const ShardLinks links{.own = seat.mailbox, .all = mailboxes_, .steward = steward_};
     const handoff::RouterOptions router{
         .shard = number,
         .services_max = 16,
-        .lanes_max = 16,
+        .lanes_max = options_.lanes_max,
         .stall_ns = options_.stall_ms * kNanosPerMilli,
         .deadline_ns = options_.handoff_deadline_ms * kNanosPerMilli,
         .run_id = run_id(),
@@ -279,19 +306,11 @@ class World {
     shard_thread_runs(false);
   }
 
-  void send_all(ShardMessage::Kind kind, std::int64_t deadline_ns = 0) {
-    for (ShardMailbox* mailbox : mailboxes_) {
-      ShardMessage message;
-      message.kind = kind;
-      message.deadline_ns = deadline_ns;
-      TCPMUX_CHECK(mailbox->send(std::move(message)), "a mailbox has room");
-    }
-  }
   void send_sink(std::uint32_t shard, std::unique_ptr<SinkMessage> sink) {
     ShardMessage message;
     message.kind = ShardMessage::Kind::kSink;
     message.sink = std::move(sink);
-    TCPMUX_CHECK(mailboxes_[shard]->send(std::move(message)), "a mailbox has room");
+    tell(shard, std::move(message));
   }
   void command_all(handoff::RouterMessage::Kind kind, std::uint64_t backend) {
     for (std::uint32_t shard = 0; shard < options_.shards; ++shard)
@@ -331,6 +350,9 @@ class World {
       using Kind = StewardMessage::Kind;
       if (message.kind == Kind::kRefusal) heard_.refusals.push_back(message.refusal);
       if (message.kind == Kind::kShardDone) ++heard_.shards_done;
+      if (message.kind == Kind::kShardPaused) ++heard_.shards_paused;
+      if (message.kind == Kind::kPassedOn)
+        heard_.passed_on.push_back(std::move(message.connection));
       if (message.kind == Kind::kSink)
         heard_.lanes.emplace_back(static_cast<handoff::Lane*>(message.sink.release()));
       if (message.kind == Kind::kSinkNotice)
@@ -371,7 +393,7 @@ class ShardTest : public EngineTest<Io> {
   void end_world() {
     if (world_ == nullptr) return;
     world_->stop();
-    EXPECT_EQ(world_->count(&ShardCounters::accepted), world_->ends());
+    EXPECT_EQ(world_->begins(), world_->ends());
     world_.reset();
     EXPECT_EQ(open_descriptors(), descriptors_before_);
   }

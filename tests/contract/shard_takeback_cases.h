@@ -10,36 +10,6 @@ template <class Io>
 class ShardTakeback : public ShardTest<Io> {};
 TYPED_TEST_SUITE(ShardTakeback, Engines, EngineNames);
 
-using handoff::LaneKind;
-using handoff::LaneNotice;
-
-// As many clients, all told '+'.
-template <class Io>
-std::vector<OwnFd> accepted_clients(World<Io>& world, std::size_t count, std::uint32_t shard = 0) {
-  std::vector<OwnFd> clients;
-  for (std::size_t i = 0; i < count; ++i)
-    clients.push_back(accepted(world, shard));
-  EXPECT_TRUE(world.comes(&ShardCounters::handed_off, count));
-  return clients;
-}
-
-// Each client talks with the one socket that is its own; nothing came to it before.
-inline void expect_all_talk(const std::vector<OwnFd>& clients,
-                            const std::vector<Arrival>& arrivals) {
-  EXPECT_EQ(clients.size(), arrivals.size());
-  for (const OwnFd& client : clients) {
-    const Endpoint own = endpoint_from(name_of(client.get()));
-    const auto found = std::find_if(arrivals.begin(), arrivals.end(), [&](const Arrival& arrival) {
-      sockaddr_storage peer{};
-      socklen_t size = sizeof peer;
-      return ::getpeername(arrival.socket.get(), reinterpret_cast<sockaddr*>(&peer), &size) == 0 &&
-             endpoint_from(peer) == own;
-    });
-    ASSERT_NE(found, arrivals.end());
-    expect_talk(client, *found);
-  }
-}
-
 TYPED_TEST(ShardTakeback, WhatADeadBackendDidNotReceiveGoesToAnother) {
   for (const std::uint16_t batch : {std::uint16_t{1}, std::uint16_t{4}}) {
     auto& world = this->make_world({.services = {{.name = "echo"}, {.name = "time"}}});

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs the build to a folder of its own, and builds and runs what a user would write against
-# it. Guards: that the headers need nothing that is not installed, and are clean C11 and C++17; that
-# pkg-config and CMake find both libraries; that they need only the C++ runtime and show only tcpmux_*.
+# it. Guards: that the programs and the unit file are there; that the headers need nothing that is
+# not installed, and are clean C11 and C++17; that pkg-config and CMake find both libraries; that
+# they need only the C++ runtime and show only tcpmux_*.
 # Usage: run.sh BUILD_FOLDER C_COMPILER CXX_COMPILER [SANITIZERS]
 set -eu
 build=$1 cc=$2 cxx=$3 sanitize=${4:+-fsanitize=$4}
@@ -23,7 +24,13 @@ expect_no_mux() {
 cmake --install "$build" --prefix "$work/root" >"$work/log" || { cat "$work/log"; fail install; }
 library=$(find "$work/root" -name libtcpmux.so)
 folder=$(dirname "$library")
-[ -x "$work/root/bin/tcpmux-demo" ] || fail "no tcpmux-demo"
+for program in tcpmuxd tcpmux tcpmux-demo; do
+  [ -x "$work/root/bin/$program" ] || fail "no $program"
+done
+status=0
+"$work/root/bin/tcpmux" ctl status --registry "$work/no.sock" 2>"$work/said" || status=$?
+[ $status -eq 3 ] || fail "tcpmux ctl ended with $status: $(cat "$work/said")"
+grep -q '^ExecStart=tcpmuxd ' "$work/root/lib/systemd/system/tcpmuxd.service" || fail "no unit file"
 for header in backend.h backend.hpp; do
   [ -f "$work/root/include/tcpmux/$header" ] || fail "no $header"
 done

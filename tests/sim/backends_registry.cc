@@ -144,11 +144,11 @@ void Backends::end_registration(SimProcess& process) {
 }
 
 void Backends::lane_returns(std::unique_ptr<SinkMessage> message) {
-  const auto& lane = static_cast<const Lane&>(*message);
-  if (paused_ && !lane.gone) {
+  if (paused_) {
     away_.emplace_back(static_cast<Lane*>(message.release()));
     return;
   }
+  const auto& lane = static_cast<const Lane&>(*message);
   context_.note(What::kLaneReturns, lane.setup.backend, lane.shard);
   --lanes_on_shard_[lane.shard];
   --lanes_;
@@ -200,8 +200,11 @@ void Backends::move_to(Process& process) {
     const nlohmann::json state = nlohmann::json::parse(handoff::lane_state(*lane).dump());
     const std::uint32_t place = kernel_.file(lane->setup.ours.get()).index;
     kernel_.lane(place).shard = first_ + lane->shard;
-    hand_over(handoff::lane_from(state, lane->setup.services, std::move(lane->setup.ours),
-                                 std::move(lane->setup.copy_of_theirs)));
+    Result<std::unique_ptr<Lane>> taken =
+        handoff::lane_from(state, lane->setup.services, std::move(lane->setup.ours),
+                           std::move(lane->setup.copy_of_theirs));
+    if (!taken) broken(7, taken.error().message);
+    hand_over(*std::move(taken));
   }
   std::uint32_t all = 0;
   for (const SimProcess& one : processes_)

@@ -1,12 +1,38 @@
 """A TCP client that knows how its connection ended."""
 
 import enum
+import fcntl
 import socket
 import struct
+import termios
 
 from processes import PATIENCE_S, eventually
 
-_ESTABLISHED = "01"
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST = 1
+_ESTABLISHED = 1
+
+
+def _unread(family, local, remote):
+    """How many bytes wait in the socket that has these two addresses; None if there is none, or its
+    handshake is not done. Asked of the kernel by name (sock_diag(7)): in /proc/net/tcp it would
+    have to be looked for among all sockets of the machine."""
+
+    def packed(address):
+        return socket.inet_pton(family, address[0]).ljust(16, b"\0")
+
+    ports = struct.pack("!HH", local[1], remote[1])
+    any_cookie = b"\xff" * 8
+    wanted = ports + packed(local) + packed(remote) + b"\0" * 4 + any_cookie
+    request = struct.pack("BBBBI", family, socket.IPPROTO_TCP, 0, 0, 1 << _ESTABLISHED) + wanted
+    header = struct.pack("IHHII", 16 + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.send(header + request)
+        reply = kernel.recv(8192)
+    if struct.unpack_from("IH", reply)[1] != _SOCK_DIAG_BY_FAMILY or reply[17] != _ESTABLISHED:
+        return None
+    return struct.unpack_from("I", reply, 16 + 4 + 48 + 4)[0]  # idiag_rqueue
 
 
 class Ending(enum.Enum):
@@ -52,21 +78,20 @@ class Client:
         self.send(data)
         eventually(self._nothing_underway, f"the server has read {data!r}")
 
+    def wait_until_read_or_ended(self):
+        """Waits until the server has taken all that was sent, or has ended the connection."""
+        eventually(
+            lambda: self._nothing_underway() or not self._established(),
+            "the server has read, or ended the connection",
+        )
+
+    def _established(self):
+        state = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        return state[0] == _ESTABLISHED
+
     def _nothing_underway(self):
-        mine, theirs = self.name[1], self.server[1]
-        with open("/proc/net/tcp", encoding="ascii") as table:
-            rows = [line.split() for line in table.readlines()[1:]]
-        ports = {
-            (int(row[1].split(":")[1], 16), int(row[2].split(":")[1], 16)): row
-            for row in rows
-            if row[3] == _ESTABLISHED
-        }
-        client_row, server_row = ports.get((mine, theirs)), ports.get((theirs, mine))
-        if not client_row or not server_row:
-            return False
-        unacknowledged = int(client_row[4].split(":")[0], 16)
-        unread = int(server_row[4].split(":")[1], 16)
-        return unacknowledged == 0 and unread == 0
+        unacknowledged = struct.unpack("i", fcntl.ioctl(self.socket, termios.TIOCOUTQ, b"\0" * 4))[0]
+        return unacknowledged == 0 and _unread(self.socket.family, self.server, self.name) == 0
 
     def ask(self, service):
         """Asks for a service, and gives the line that answers."""
@@ -94,6 +119,13 @@ class Client:
 
     def read_line(self):
         return self.read_until(b"\n")
+
+    def read_line_or_end(self):
+        """A line; or what came of it before the server ended the connection."""
+        try:
+            return self.read_line()
+        except ConnectionResetError:
+            return self._buffer
 
     def read_to_end(self):
         """(all that still comes, how the connection ended)."""

@@ -143,8 +143,10 @@ class Daemon(Child):
     def check_balance(self):
         """Every accepted connection has ended in exactly one way."""
         counters = self.last_counters()
-        if counters is None:
-            return
+        if counters is not None:
+            self.check_one_balance(counters)
+
+    def check_one_balance(self, counters):
         handed_off = counters["handed_off"] - counters["taken_back"]
         others = ["refused", "helped", "timed_out", "peer_gone", "closed_without_backend"]
         ended = handed_off + sum(counters[name] for name in others)

@@ -192,7 +192,9 @@ class Failures(LoadTest):
             connection.shutdown(socket.SHUT_WR)
             connection.recv(65536)
 
-        self.assert_serving_fails(serve, "closed_after_plus", "--kind", "session", "--bytes", 1)
+        words = ["--kind", "session", "--bytes", 1]
+        report = self.assert_serving_fails(serve, "closed_after_plus", *words)
+        self.assertEqual(report["accepted"], 20, "they were told '+' all the same")
 
     def test_reset(self):
         def serve(connection, _):
@@ -240,6 +242,7 @@ class Failures(LoadTest):
         report = self.load(self.server(serve), "--count", 40, status=1)
         self.assertEqual(self.failures(report), {"denied": 10})
         self.assertEqual(report["denials"], {"-busy": 10})
+        self.assertEqual(report["accepted"], 30)
         self.assertEqual(report["kinds"]["handshake"], {"completed": 30, "failed": 10})
 
 

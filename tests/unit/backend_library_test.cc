@@ -90,6 +90,7 @@ TEST_F(LibraryTest, GivesTheSocketsOfABatchInTheirOrder) {
     const Accepted accepted = accept_one(handle);
     ASSERT_EQ(accepted.result, TCPMUX_OK);
     EXPECT_EQ(accepted.id, 10 + i);
+    EXPECT_EQ(tcpmux_get_counters(handle.get())->sockets, 8U) << "they came together";
     const char mark = static_cast<char>('a' + i);
     ASSERT_EQ(::send(accepted.socket.get(), &mark, 1, 0), 1);
     char got = 0;

@@ -5,9 +5,12 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include <array>
 #include <chrono>
+#include <fstream>
 
 #include "tests/unit/fake_mux.h"
+#include "tests/unit/temporary_folder.h"
 
 namespace tcpmux::handoff {
 namespace {
@@ -179,6 +182,53 @@ TEST_F(DemoTest, ClientsAreCountedAndTheMuxIsToldGoodbye) {
   EXPECT_EQ(program.wait(), 0);
 }
 
+TEST_F(DemoTest, ACountFileOutlivesTheProcess) {
+  const TestFolder folder;
+  const std::string path = folder.file("counts");
+  const auto counts = [&path] {
+    std::array<std::uint64_t, 3> values{};
+    std::ifstream(path).read(reinterpret_cast<char*>(values.data()), sizeof values);
+    return values;
+  };
+  {
+    const Program program(demo({"--count-file", path, "echo", "whoami"}));
+    welcome();
+    const std::vector<OwnFd> clients = registration_.hand_over(0, 3, 0, "echo");
+    write_all(clients[1], "x");
+    EXPECT_EQ(read_until(clients[1].get(), "x"), "x");
+    const OwnFd another = client_of("whoami");
+    EXPECT_THAT(read_all(another), HasSubstr("served by    process"));
+    write_all(clients[1], "y");
+    EXPECT_EQ(read_until(clients[1].get(), "y"), "y") << "so whoami's is counted too";
+  }
+  EXPECT_THAT(counts(), ::testing::ElementsAre(0, 4, 2)) << "receiving, received, answered";
+}
+
+TEST_F(DemoTest, ACountFileThatCannotBe) {
+  Program program(demo({"--count-file", "/nowhere/counts", "echo"}));
+  EXPECT_THAT(program.rest(), HasSubstr("/nowhere/counts: No such file or directory"));
+  EXPECT_EQ(program.wait(), 1);
+}
+
+TEST_F(DemoTest, WorkersShareARegistrationAndAreReplaced) {
+  Program program(demo({"--workers", "1", "whoami"}));
+  welcome();
+  const auto served_by = [this] {
+    const std::string text = read_all(client_of("whoami"));
+    const std::size_t at = text.find("process ");
+    return at == std::string::npos ? 0 : std::stoi(text.substr(at + 8));
+  };
+  const pid_t first = served_by();
+  ASSERT_GT(first, 1);
+  ASSERT_EQ(::kill(first, SIGKILL), 0);
+  const pid_t second = served_by();
+  EXPECT_GT(second, 1);
+  EXPECT_NE(second, first);
+  program.tell(SIGTERM);
+  EXPECT_EQ(program.wait(), 0);
+  EXPECT_EQ(registration_.next_type(), static_cast<int>(MessageType::kGoodbye)) << "once, for all";
+}
+
 TEST_F(DemoTest, SaysWhatBecomesOfTheMux) {
   mux_.stop_listening();
   const Program program(demo({"echo", "chat"}));
@@ -210,14 +260,18 @@ TEST_F(DemoTest, DaytimeSpeaksTheProtocol) {
   EXPECT_EQ(program.says("\n"), "told 192.0.2.7 port 50000 the time\n");
 }
 
-TEST_F(DemoTest, DaytimeEndsWithTheMux) {
-  Program program(daytime({}));
+TEST_F(DemoTest, DaytimeOutlivesTheMux) {
+  const Program program(daytime({}));
   welcome();
   const OwnFd client = client_of("daytime");
   registration_ = {};
   EXPECT_THAT(read_all(client), EndsWith("\r\n")) << "it was in the lane";
-  program.rest();
-  EXPECT_EQ(program.wait(), 0);
+  mux_.next();                                                    // takes it, and is gone
+  mux_.next().refuse(RefuseCode::kShuttingDown, "another time");  // is leaving itself
+  mux_.next().refuse(RefuseCode::kNoRoom, "another time");
+  welcome();
+  const OwnFd another = client_of("daytime");
+  EXPECT_THAT(read_all(another), EndsWith("\r\n"));
 }
 
 TEST_F(DemoTest, DaytimeSaysWhyItIsRefused) {

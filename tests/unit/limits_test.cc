@@ -41,8 +41,8 @@ TEST(Limits, NoMoreIsGivenAwayThanThereIs) {
         const std::uint64_t given = given_away(*limits, shards, listeners);
         // Standard streams, epoll, signals, mailboxes, the log: 12; the control socket: 18; and 4
         // for each shard.
-        EXPECT_LE(given + 30 + 4 * shards, descriptors);
-        EXPECT_GT(given + 30 + 4 * shards + shards, descriptors) << "nothing is left lying about";
+        EXPECT_LE(given + 32 + 4 * shards, descriptors);
+        EXPECT_GT(given + 32 + 4 * shards + shards, descriptors) << "nothing is left lying about";
         EXPECT_GE(limits->connections_per_shard, 4U);
         EXPECT_GE(limits->backend_descriptors, 12U);
         EXPECT_GE(limits->sockets_per_message_max, 1U);

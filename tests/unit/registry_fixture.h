@@ -68,7 +68,9 @@ struct Told {
 
 // What a shard was told, in the order in which it came.
 struct ShardNews {
-  std::string order;  // L: a lane, R: routes, D: a drain, G: a backend gone, T: a table
+  // L: a lane, R: routes, D: a drain, G: a backend gone, T: a table, M: places for more services,
+  // t: times
+  std::string order;
   std::vector<std::unique_ptr<Lane>> lanes;
   std::map<ServiceId, RoutesCommand::Entry> routes;
   std::vector<std::uint64_t> draining;
@@ -81,7 +83,7 @@ class RegistryWorld {
  public:
   explicit RegistryWorld(RegistryOptions options, std::uint32_t shards = 1,
                          std::vector<Service> services = {{.name = "echo"}, {.name = "time"}},
-                         std::size_t mailbox_places = 256)
+                         std::size_t mailbox_places = 256, RegistrySocket* to_take_over = nullptr)
       : loop_(*EventLoop::create()),
         table_(std::make_shared<const ServiceTable>(*ServiceTable::build(std::move(services)))),
         news_(shards),
@@ -91,11 +93,9 @@ class RegistryWorld {
       mailboxes_.push_back(std::make_unique<ShardMailbox>(mailbox_places));
       raw_mailboxes_.push_back(mailboxes_.back().get());
     }
-    options.path = folder_.file("registry.sock");
-    auto opened = Registry::open(options, *loop_, table_, raw_mailboxes_);
-    TCPMUX_CHECK(opened.has_value(), "a registry can be opened in a folder of its own");
-    registry_ = *std::move(opened);
-    path_ = options.path;
+    path_ = to_take_over != nullptr ? to_take_over->path() : folder_.file("registry.sock");
+    options.path = path_;
+    make_registry(options, to_take_over);
     TCPMUX_CHECK(loop_->add(wakeup_.get(), [this] { run_posted(); }).has_value(), "an eventfd");
     thread_ = std::thread([this] { loop_->run(); });
   }
@@ -197,6 +197,16 @@ class RegistryWorld {
   }
 
  private:
+  void make_registry(const RegistryOptions& options, RegistrySocket* to_take_over) {
+    if (to_take_over != nullptr) {
+      registry_ =
+          Registry::take_over(options, std::move(*to_take_over), *loop_, table_, raw_mailboxes_);
+      return;
+    }
+    auto opened = Registry::open(options, *loop_, table_, raw_mailboxes_);
+    TCPMUX_CHECK(opened.has_value(), "a registry can be opened in a folder of its own");
+    registry_ = *std::move(opened);
+  }
   void run_posted() {
     std::uint64_t signalled = 0;
     [[maybe_unused]] const ssize_t bytes = ::read(wakeup_.get(), &signalled, sizeof signalled);

@@ -163,7 +163,7 @@ class RegistryUsers : public ::testing::Test {
   void SetUp() override {
     if (::geteuid() != 0) GTEST_SKIP() << "only root can be somebody else";
   }
-  static Told ask_as_another(RegistryWorld& world) {
+  static Told ask_as_another(RegistryWorld& world, const std::string& name = "time") {
     const std::string folder = std::filesystem::path(world.path()).parent_path();
     EXPECT_EQ(::chmod(folder.c_str(), 0755), 0);
     std::optional<Peer> peer;
@@ -171,7 +171,7 @@ class RegistryUsers : public ::testing::Test {
       const AnotherUser user;
       peer.emplace(world.path());
     }
-    return world.ask(*peer, {.lanes = 1, .names = {"time"}});
+    return world.ask(*peer, {.lanes = 1, .names = {name}});
   }
 };
 
@@ -205,6 +205,28 @@ TEST_F(RegistryUsers, AUserOfTheServiceIsWelcomeToThatOne) {
                                           {.name = "time"}};
   RegistryWorld other(roomy(), 1, other_way);
   expect_refused(ask_as_another(other), RefuseCode::kNotAllowed, "'time'");
+}
+
+// Who may register is said anew by each configuration, also where any name may be registered.
+TEST_F(RegistryUsers, WhatAServiceAllowedGoesWithTheService) {
+  RegistryOptions options = roomy();
+  options.open = true;
+  RegistryWorld world(options, 1,
+                      {{.name = "echo"}, {.name = "time", .users = {AnotherUser::kUid}}});
+  const auto change = [&](std::vector<Service> services) {
+    const ServiceTable table = ServiceTable::build(std::move(services)).value();
+    world.on_loop([&] { world.registry().change(options, table, 1, 1); });
+  };
+  change({{.name = "echo"}});
+  expect_refused(ask_as_another(world), RefuseCode::kNotAllowed, "'time'");
+  change({{.name = "echo", .users = {AnotherUser::kUid}}});
+  expect_welcome(ask_as_another(world, "echo"));
+  options.users = {AnotherUser::kUid};
+  change({{.name = "echo"}});
+  expect_welcome(ask_as_another(world));
+  options.users = {};
+  change({{.name = "echo"}});
+  expect_refused(ask_as_another(world, "echo"), RefuseCode::kNotAllowed, "'echo'");
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <optional>
 #include <string>
 
 #include "tests/unit/temporary_folder.h"
@@ -106,6 +107,67 @@ TEST_F(RegistrySocketTest, WhatACrashLeftIsTakenOver) {
   const Result<RegistrySocket> socket = RegistrySocket::open(path_);
   ASSERT_TRUE(socket.has_value()) << socket.error().message;
   EXPECT_TRUE(socket_at(path_, true).valid());
+  EXPECT_EQ(text_of(path_ + ".lock"), std::to_string(::getpid()) + "\n");
+}
+
+// The two descriptors of the one before, as another process would have them.
+RegistrySocket successor_of(const RegistrySocket& before) {
+  return RegistrySocket::take_over(before.path(), OwnFd(::fcntl(before.lock(), F_DUPFD_CLOEXEC, 0)),
+                                   OwnFd(::fcntl(before.fd(), F_DUPFD_CLOEXEC, 0)));
+}
+
+TEST_F(RegistrySocketTest, ASuccessorClaimsThePathAndRemovesIt) {
+  {
+    std::optional<RegistrySocket> after;
+    {
+      Result<RegistrySocket> before = RegistrySocket::open(path_);
+      ASSERT_TRUE(before.has_value());
+      after.emplace(successor_of(*before));
+      std::ofstream(path_ + ".lock") << "1\n";  // the pid of the one before
+      ASSERT_TRUE(after->claim().has_value());
+      EXPECT_EQ(text_of(path_ + ".lock"), std::to_string(::getpid()) + "\n");
+      before->give_up();
+    }
+    EXPECT_TRUE(socket_at(path_, true).valid()) << "it stays when the one before ends";
+    expect_refused(path_, "pid " + std::to_string(::getpid()));
+  }
+  EXPECT_FALSE(fs::exists(path_)) << "and goes with the one that has claimed it";
+  EXPECT_TRUE(RegistrySocket::open(path_).has_value());
+}
+
+TEST_F(RegistrySocketTest, ASuccessorThatClaimsNothingLeavesItAlone) {
+  {
+    const Result<RegistrySocket> before = RegistrySocket::open(path_);
+    ASSERT_TRUE(before.has_value());
+    {
+      const RegistrySocket after = successor_of(*before);
+      EXPECT_EQ(after.path(), path_);
+    }
+    EXPECT_TRUE(socket_at(path_, true).valid());
+    expect_refused(path_, "another tcpmuxd");
+  }
+  EXPECT_FALSE(fs::exists(path_)) << "the one before goes on, and removes it";
+}
+
+// The one before has ended without ours having claimed it: nobody else may have it meanwhile.
+TEST_F(RegistrySocketTest, TheLockIsHeldByWhoeverIsLeft) {
+  Result<RegistrySocket> before = RegistrySocket::open(path_);
+  ASSERT_TRUE(before.has_value());
+  std::optional<RegistrySocket> after(successor_of(*before));
+  before->give_up();
+  {
+    const RegistrySocket ended = *std::move(before);
+  }
+  expect_refused(path_, "another tcpmuxd");
+  after.reset();
+  EXPECT_TRUE(RegistrySocket::open(path_).has_value()) << "the file is nobody's then";
+}
+
+TEST_F(RegistrySocketTest, WhoTakesThePathBackIsItsHolder) {
+  Result<RegistrySocket> before = RegistrySocket::open(path_);
+  ASSERT_TRUE(before.has_value());
+  std::ofstream(path_ + ".lock") << "1\n";  // a successor has written its pid, and failed
+  ASSERT_TRUE(before->claim().has_value());
   EXPECT_EQ(text_of(path_ + ".lock"), std::to_string(::getpid()) + "\n");
 }
 

@@ -21,7 +21,7 @@ struct Member {
 
 class Chat : public Service {
  public:
-  explicit Chat(EventLoop& loop) : loop_(loop) {}
+  Chat(EventLoop& loop, Counts& counts) : loop_(loop), counts_(counts) {}
 
   void take(tcpmux::Client client) override {
     const int key = next_key_++;
@@ -34,6 +34,7 @@ class Chat : public Service {
     member.stream = Stream::make(loop_, std::move(client), std::move(handlers));
     member.stream->send("* you are " + member.name + "; here: " + std::to_string(members_.size()) +
                         "; what you type, all others see\r\n");
+    counts_.answered();
     tell_all_but(key, "* " + member.name + " (" + from + ") joins");
   }
 
@@ -83,14 +84,15 @@ class Chat : public Service {
   }
 
   EventLoop& loop_;
+  Counts& counts_;
   int next_key_ = 1;
   std::map<int, Member> members_;
 };
 
 }  // namespace
 
-std::unique_ptr<Service> make_chat(EventLoop& loop) {
-  return std::make_unique<Chat>(loop);
+std::unique_ptr<Service> make_chat(EventLoop& loop, Counts& counts) {
+  return std::make_unique<Chat>(loop, counts);
 }
 
 }  // namespace demo

@@ -2,6 +2,7 @@
 // an event loop of its own. What concerns the library is all in this file.
 #include <signal.h>
 #include <sys/epoll.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -14,8 +15,10 @@
 #include <utility>
 #include <vector>
 
+#include "tools/demo/counts.h"
 #include "tools/demo/event_loop.h"
 #include "tools/demo/service.h"
+#include "tools/demo/workers.h"
 
 namespace demo {
 namespace {
@@ -29,11 +32,16 @@ struct Options {
   tcpmux::BackendOptions backend;
   bool quiet = false;
   bool count = false;
+  std::string count_file;
+  int workers = 0;
 };
 
 class Program {
  public:
-  explicit Program(Options options) : options_(std::move(options)) {
+  // Where there is no `backend` yet, it registers.
+  explicit Program(Options options, std::unique_ptr<tcpmux::Backend> backend = nullptr)
+      : options_(std::move(options)), backend_(std::move(backend)) {
+    if (!options_.count_file.empty()) counts_.keep_in(options_.count_file);
     for (const std::string& name : options_.services) {
       received_[name] = 0;
       services_[name] = make(name);
@@ -44,7 +52,8 @@ class Program {
     loop_.on_signal(SIGTERM, [this] { finish(); });
     loop_.on_signal(SIGINT, [this] { finish(); });
     loop_.on_signal(SIGUSR1, [this] { print_counts(); });
-    backend_ = std::make_unique<tcpmux::Backend>(options_.services, options_.backend);
+    if (backend_ == nullptr)
+      backend_ = std::make_unique<tcpmux::Backend>(options_.services, options_.backend);
     loop_.watch(backend_->descriptor(), EPOLLIN, [this](std::uint32_t) { accept_all(); });
     accept_all();
     loop_.run();
@@ -54,10 +63,10 @@ class Program {
 
  private:
   std::unique_ptr<Service> make(const std::string& name) {
-    if (name == "whoami") return make_whoami(loop_);
-    if (name == "chat") return make_chat(loop_);
-    if (name == "discard") return make_discard();
-    return make_echo(loop_);
+    if (name == "whoami") return make_whoami(loop_, counts_);
+    if (name == "chat") return make_chat(loop_, counts_);
+    if (name == "discard") return make_discard(counts_);
+    return make_echo(loop_, counts_);
   }
 
   // Until the library has nothing more for us: it may hold several clients at a time.
@@ -65,7 +74,7 @@ class Program {
     tcpmux::Client client;
     tcpmux_result result = TCPMUX_OK;
     while (result == TCPMUX_OK || result == TCPMUX_LOST) {
-      result = backend_->try_accept(client);
+      result = receive(client);
       if (result == TCPMUX_LOST) complain();
       if (result == TCPMUX_OK) dispatch(std::move(client));
     }
@@ -76,6 +85,15 @@ class Program {
       status_ = 1;
       finish();
     }
+  }
+
+  // Whoever has come with a message is counted before the first of them is served.
+  tcpmux_result receive(tcpmux::Client& client) {
+    counts_.receiving(true);
+    const tcpmux_result result = backend_->try_accept(client);
+    counts_.received(backend_->counters().sockets);
+    counts_.receiving(false);
+    return result;
   }
 
   void dispatch(tcpmux::Client client) {
@@ -116,7 +134,7 @@ class Program {
     if (backend_ == nullptr) return loop_.stop();  // asked twice
     backend_->drain();
     tcpmux::Client client;
-    while (backend_->try_accept(client) == TCPMUX_OK)
+    while (receive(client) == TCPMUX_OK)
       dispatch(std::move(client));
     loop_.forget(backend_->descriptor());
     backend_.reset();
@@ -157,10 +175,11 @@ class Program {
   }
 
   Options options_;
+  std::unique_ptr<tcpmux::Backend> backend_;
+  Counts counts_;
   EventLoop loop_;
   std::map<std::string, std::unique_ptr<Service>> services_;
   std::map<std::string, std::uint64_t> received_;
-  std::unique_ptr<tcpmux::Backend> backend_;
   std::uint64_t registrations_said_ = 0;
   tcpmux_state state_said_ = TCPMUX_SERVING;
   int status_ = 0;
@@ -177,7 +196,21 @@ constexpr const char* kExamples =
     "  tcpmux-demo echo whoami chat\n"
     "  tcpmux-demo --registry /tmp/tcpmux.sock --count discard\n\n"
     "It waits for the mux where there is none yet, and comes back when the mux does. SIGUSR1\n"
-    "prints how many clients came to each service; SIGTERM and SIGINT end it.";
+    "prints how many clients came to each service; SIGTERM and SIGINT end it.\n\n"
+    "A count file has three numbers of 8 bytes, in the machine's order: 1 while clients that are\n"
+    "not counted yet may be on their way out of a lane, else 0; clients received, counted before\n"
+    "anything is done with them; clients answered. Each process needs a file of its own: with\n"
+    "--workers they are PATH.PID.";
+
+// The lanes of one registration, shared by processes: the mux hands each message to one of them.
+int run_workers(Options options) {
+  options.backend.wait_for_mux = false;  // or each would come to a registration of its own
+  auto backend = std::make_unique<tcpmux::Backend>(options.services, options.backend);
+  return keep_workers(options.workers, [&] {
+    if (!options.count_file.empty()) options.count_file += "." + std::to_string(::getpid());
+    return Program(options, std::move(backend)).run();
+  });
+}
 
 int parse_and_run(int argc, char** argv) {
   CLI::App app(kDescription, "tcpmux-demo");
@@ -198,11 +231,18 @@ int parse_and_run(int argc, char** argv) {
   app.add_option("--lanes", options.backend.lanes, "how many lanes (0: one for each mux thread)")
       ->check(CLI::Range(0, 64).description(""));
   app.add_flag("--count", options.count, "at the end too, print how many clients came");
+  app.add_option("--workers", options.workers,
+                 "so many processes share the lanes; who dies is replaced")
+      ->check(CLI::Range(1, 256).description(""));
+  app.add_option("--count-file", options.count_file,
+                 "keep counters there that outlive a kill -9; see below")
+      ->type_name("PATH");
   app.add_flag("--quiet", options.quiet, "only say what goes wrong");
   CLI11_PARSE(app, argc, argv);
   // Who does not say them need not be told them.
   options.backend.without_addresses = std::ranges::none_of(
       options.services, [](const std::string& name) { return name == "whoami" || name == "chat"; });
+  if (options.workers > 0) return run_workers(std::move(options));
   return Program(std::move(options)).run();
 }
 

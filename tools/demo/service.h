@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <memory>
 
+#include "tools/demo/counts.h"
 #include "tools/demo/event_loop.h"
 
 namespace demo {
@@ -13,17 +14,17 @@ namespace demo {
 class Service {
  public:
   virtual ~Service() = default;
-  // The client's socket is non-blocking.
+  // The client's socket is non-blocking. Who is answered is counted.
   virtual void take(tcpmux::Client client) = 0;
   // Says goodbye to all.
   virtual void finish() = 0;
   virtual std::size_t clients() const = 0;
 };
 
-// One file each. `loop` outlives the service.
-std::unique_ptr<Service> make_echo(EventLoop& loop);
-std::unique_ptr<Service> make_whoami(EventLoop& loop);
-std::unique_ptr<Service> make_chat(EventLoop& loop);
-std::unique_ptr<Service> make_discard();
+// One file each. `loop` and `counts` outlive the service.
+std::unique_ptr<Service> make_echo(EventLoop& loop, Counts& counts);
+std::unique_ptr<Service> make_whoami(EventLoop& loop, Counts& counts);
+std::unique_ptr<Service> make_chat(EventLoop& loop, Counts& counts);
+std::unique_ptr<Service> make_discard(Counts& counts);
 
 }  // namespace demo

@@ -1,5 +1,6 @@
 // whoami: tells a client who it is as the backend sees it, and what the mux said of it; then ends.
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
@@ -37,18 +38,19 @@ std::string utc_text(std::chrono::nanoseconds since_1970) {
 std::string describe(const tcpmux::Client& client) {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   const auto took = std::chrono::duration_cast<std::chrono::microseconds>(now - client.accepted());
-  return "you are      " + peer_of(client.socket()) + "\r\n" +     //
-         "the mux says " + client.source_text() + "\r\n" +         //
-         "you asked    " + client.destination_text() + "\r\n" +    //
-         "for          " + client.service() + "\r\n" +             //
-         "connection   " + client.id_text() + "\r\n" +             //
-         "accepted     " + utc_text(client.accepted()) + "\r\n" +  //
+  return "you are      " + peer_of(client.socket()) + "\r\n" +            //
+         "the mux says " + client.source_text() + "\r\n" +                //
+         "you asked    " + client.destination_text() + "\r\n" +           //
+         "for          " + client.service() + "\r\n" +                    //
+         "connection   " + client.id_text() + "\r\n" +                    //
+         "accepted     " + utc_text(client.accepted()) + "\r\n" +         //
+         "served by    process " + std::to_string(::getpid()) + "\r\n" +  //
          "with us in   " + std::to_string(took.count()) + " us, your request included\r\n";
 }
 
 class Whoami : public Service {
  public:
-  explicit Whoami(EventLoop& loop) : loop_(loop) {}
+  Whoami(EventLoop& loop, Counts& counts) : loop_(loop), counts_(counts) {}
 
   void take(tcpmux::Client client) override {
     const int key = next_key_++;
@@ -60,6 +62,7 @@ class Whoami : public Service {
         Stream::make(loop_, std::move(client), std::move(handlers));
     streams_[key] = stream;
     stream->send(text);
+    counts_.answered();
     stream->finish();
   }
 
@@ -68,14 +71,15 @@ class Whoami : public Service {
 
  private:
   EventLoop& loop_;
+  Counts& counts_;
   int next_key_ = 0;
   std::map<int, std::shared_ptr<Stream>> streams_;
 };
 
 }  // namespace
 
-std::unique_ptr<Service> make_whoami(EventLoop& loop) {
-  return std::make_unique<Whoami>(loop);
+std::unique_ptr<Service> make_whoami(EventLoop& loop, Counts& counts) {
+  return std::make_unique<Whoami>(loop, counts);
 }
 
 }  // namespace demo

@@ -190,6 +190,7 @@ std::string to_json(const Options& options, std::string_view engine, const Measu
       {"connections_at_once", options.connections},
       {"rate", options.rate > 0 ? Json(options.rate) : Json(nullptr)},
       {"started", tally.started},
+      {"accepted", tally.accepted},
       {"completed", tally.completed()},
       {"per_second", rounded(per_second(tally.completed(), measured))},
       {"failures", json_of_failures(tally)},

@@ -22,6 +22,7 @@ void Tally::count_denial(std::string_view text) {
 
 void Tally::merge(const Tally& other) {
   started += other.started;
+  accepted += other.accepted;
   messages += other.messages;
   bytes_echoed += other.bytes_echoed;
   for (std::size_t i = 0; i < kOutcomeCount; ++i)

@@ -22,6 +22,7 @@ struct Tally {
   };
 
   std::uint64_t started = 0;
+  std::uint64_t accepted = 0;  // told '+', whatever became of them then
   std::array<std::uint64_t, kOutcomeCount> outcomes{};
   std::array<OfKind, kKindCount> kinds{};
   std::map<std::string, std::uint64_t, std::less<>> denials;

@@ -188,6 +188,7 @@ class Worker {
   void take_times(const Connection& connection, const Step& step) {
     const std::int64_t since_start_ns = now_ns_ - connection.start_ns;
     if (step.reply) tally_.reply.record(since_start_ns);
+    if (step.reply && connection.dialogue.reply().starts_with('+')) ++tally_.accepted;
     if (step.first_byte) tally_.first_byte.record(since_start_ns);
     if (!step.message) return;
     ++tally_.messages;

@@ -8,6 +8,8 @@
 
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "core/server/memory_reserve.h"
+#include "core/server/service_manager.h"
 #include "tools/tcpmuxd/log.h"
 
 #ifdef TCPMUX_MIMALLOC
@@ -41,8 +43,9 @@ Status Daemon::make() {
   auto loop = EventLoop::create();
   if (!loop) return std::unexpected(loop.error());
   loop_ = *std::move(loop);
-  say_dropped_lines(*loop_);
   shards_ = std::make_unique<ShardSet>(shard_count_);
+  if (!steward_mailbox_.is_open() || !shards_->is_open())
+    return fail_errno("eventfd, for the threads to speak to each other by");
   if (Status made = make_limits(); !made) return made;
   // The table of descriptors grows before there are threads (limits.h).
   grow_descriptor_table(limits_.descriptors_used);
@@ -55,7 +58,10 @@ Status Daemon::make() {
   // A successor takes the path when it serves.
   if (!takeover_)
     if (Status made = open_control(); !made) return made;
-  return make_shards();
+  if (!keep_memory_reserve()) return fail("memory is too short; raise its limit (ulimit -v)");
+  if (Status made = make_shards(); !made) return made;
+  use_memory_reserve();
+  return {};
 }
 
 Status Daemon::make_limits() {
@@ -191,11 +197,21 @@ Status Daemon::take_over() {
       },
       [this] {
         predecessor_is_there_ = false;
-        end_if_all_is_done();
+        // Its last clients are on their way to shards that may have been done before.
+        steward_->ask_shards_again();
+        // It has told the service manager that we are the main process, to whom it listens now.
+        tell_ready("serving on " + addresses());
       });
   predecessor_is_there_ = heard.has_value();
   if (!heard) SPDLOG_ERROR("the daemon before us cannot be heard: {}", heard.error().message);
   return {};
+}
+
+std::string Daemon::addresses() const {
+  std::string all;
+  for (const ListenAddress& address : listening_.addresses)
+    all += (all.empty() ? "" : ", ") + to_string(address.real);
+  return all;
 }
 
 void Daemon::log_start() const {
@@ -207,11 +223,8 @@ void Daemon::log_start() const {
         "(ulimit -n, LimitNOFILE=)",
         limits_.connections_per_shard, config_.handshake.connections_per_shard_max,
         limits_.descriptors);
-  std::string addresses;
-  for (const ListenAddress& address : listening_.addresses)
-    addresses += (addresses.empty() ? "" : ", ") + to_string(address.real);
-  SPDLOG_INFO("tcpmuxd {} started: engine {}, {} shards, listening on {}{}; registry {}",
-              TCPMUX_VERSION, engine_.words, shard_count_, addresses,
+  SPDLOG_INFO("tcpmuxd {} started: pid {}, engine {}, {} shards, listening on {}{}; registry {}",
+              TCPMUX_VERSION, ::getpid(), engine_.words, shard_count_, addresses(),
               listening_.inherited() ? " (passed to us)" : "", config_.registry.path);
   if (takeover_) SPDLOG_INFO("took over {} backends", registry_->backend_count());
   if (!config_.control_path().empty()) SPDLOG_INFO("control socket {}", config_.control_path());
@@ -224,18 +237,19 @@ void Daemon::say_failed(const std::string& why) {
   if (takeover_) takeover_->failed(why);
 }
 
-Result<int> Daemon::run() {
+Result<int> Daemon::run(std::unique_ptr<Logging>& logging) {
   if (takeover_) {
     if (Status taken = take_over(); !taken) return std::unexpected(taken.error());
   } else {
     shards_->serve();
   }
   log_start();
+  tell_ready("serving on " + addresses());
   loop_->run();
   if (steward_->forced()) {
     // The shards are at work, so nothing of them can be torn down.
     steward_->log_counters();
-    spdlog::shutdown();
+    logging.reset();
     ::_exit(1);
   }
   registry_->say_goodbye();

@@ -24,6 +24,7 @@
 #include "handoff/takeover.h"
 #include "handoff/upgrade.h"
 #include "tools/tcpmuxd/engine.h"
+#include "tools/tcpmuxd/log.h"
 
 namespace tcpmux {
 
@@ -41,8 +42,9 @@ class Daemon {
 
   // Makes everything; nobody is served yet. An error leaves nothing behind.
   Status make();
-  // Takes over, if there is what to; serves until the end. The exit status.
-  Result<int> run();
+  // Takes over, if there is what to; serves until the end. The exit status. Where the end is
+  // forced, the process ends here, and `logging` before it.
+  Result<int> run(std::unique_ptr<Logging>& logging);
   // To the daemon that started us, if one did: why we do not take its place.
   void say_failed(const std::string& why);
 
@@ -58,6 +60,8 @@ class Daemon {
   std::vector<ShardOptions> shard_options();
   ShardSettings shard_settings() const;
   handoff::RegistryOptions registry_options() const;
+  std::string addresses() const;
+  std::string summary() const;
   void log_start() const;
 
   // --- what others ask for (daemon_changes.cc) ---
@@ -70,7 +74,6 @@ class Daemon {
   Result<std::vector<std::string>> apply(Config next);
   void upgrade(const ControlReply* reply);
   void take_client(PassedConnection client, const std::string& service);
-  void end_if_all_is_done();
 
   const std::int64_t started_ns_;
   Origin origin_;
@@ -90,7 +93,6 @@ class Daemon {
   std::unique_ptr<ControlSocket> control_;
   std::uint32_t next_shard_ = 0;       // that gets a client of the process before us
   bool predecessor_is_there_ = false;  // and may still pass clients on to us
-  bool shards_are_done_ = false;
 };
 
 }  // namespace tcpmux

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/clock.h"
+#include "core/server/service_manager.h"
 #include "tools/tcpmuxd/daemon.h"
 #include "tools/tcpmuxd/log.h"
 
@@ -19,22 +20,18 @@ StewardHooks Daemon::hooks() {
           .shutdown_begins =
               [this] {
                 upgrade_->abort("we are shutting down");
+                if (!upgrade_->is_leaving()) tell_stopping("handshakes finish");
                 registry_->begin_shutdown();
               },
           .reload = [this] { static_cast<void>(reload()); },
           .upgrade = [this] { upgrade(nullptr); },
           .shard_paused = [this] { upgrade_->shard_paused(); },
           .passed_on = [this](PassedConnection c) { upgrade_->pass_on(std::move(c)); },
+          // While the process before us is there, it may have clients for us.
           .shards_done =
               [this] {
-                shards_are_done_ = true;
-                end_if_all_is_done();
+                if (!predecessor_is_there_) loop_->stop();
               }};
-}
-
-// Who is upgraded twice in a row may still get clients from the process before.
-void Daemon::end_if_all_is_done() {
-  if (shards_are_done_ && !(upgrade_->is_leaving() && predecessor_is_there_)) loop_->stop();
 }
 
 std::string_view Daemon::state() const {
@@ -87,8 +84,10 @@ ControlHandlers Daemon::control_handlers() {
 Result<std::vector<std::string>> Daemon::reload() {
   Result<std::vector<std::string>> done = fail("the daemon is being replaced, or ends");
   if (state() == "serving") {
+    tell_reloading();
     Result<Config> next = load_config(origin_.options);
     done = next ? apply(*std::move(next)) : std::unexpected(next.error());
+    tell_ready("serving on " + addresses());
   }
   if (!done) {
     SPDLOG_ERROR("not reloaded, the old configuration stays: {}", done.error().message);
@@ -96,8 +95,12 @@ Result<std::vector<std::string>> Daemon::reload() {
   }
   for (const std::string& remark : *done)
     SPDLOG_WARN("reload: {}", remark);
-  SPDLOG_INFO("reloaded: {} services", config_.services.size());
+  SPDLOG_INFO("reloaded: {}", summary());
   return done;
+}
+
+std::string Daemon::summary() const {
+  return std::to_string(config_.services.size()) + " services, listening on " + addresses();
 }
 
 // First what can fail.
@@ -158,6 +161,7 @@ void Daemon::upgrade(const ControlReply* reply) {
       if (waiting) waiting->send({{"ok", false}, {"error", successor.error().message}});
       return;
     }
+    tell_main_pid(*successor);
     const std::int64_t took_ms = (monotonic_ns() - began_ns) / kNanosPerMilli;
     if (waiting)
       waiting->send({{"ok", true},

@@ -3,9 +3,9 @@
 #include <sys/random.h>
 
 #include <array>
+#include <cerrno>
 #include <optional>
 
-#include "core/base/check.h"
 #include "core/base/clock.h"
 #include "core/io/epoll_backend.h"
 #include "core/io/probe.h"
@@ -15,10 +15,11 @@
 namespace tcpmux {
 namespace {
 
-std::array<std::uint8_t, 8> random_run_id() {
+Result<std::array<std::uint8_t, 8>> random_run_id() {
   std::array<std::uint8_t, 8> id{};
-  TCPMUX_CHECK(::getrandom(id.data(), id.size(), 0) == static_cast<ssize_t>(id.size()),
-               "eight random bytes are always given whole (getrandom(2))");
+  // So few bytes are given whole, and only before the kernel has any does it wait (getrandom(2)).
+  while (::getrandom(id.data(), id.size(), 0) < 0)
+    if (errno != EINTR) return fail_errno("getrandom");
   return id;
 }
 
@@ -31,6 +32,7 @@ Status prepare(ShardSet& shards, std::vector<ShardOptions> options, const Config
                                              limits.taken_back_per_shard + kAcceptsMax + 256,
                            .descriptors_max = limits.descriptors};
   const auto run_id = random_run_id();
+  if (!run_id) return std::unexpected(run_id.error());
   return shards.prepare<Io, Router>(
       std::move(options), io_limits, steward, std::move(table),
       [&](std::uint32_t shard) -> handoff::RouterOptions {
@@ -39,7 +41,7 @@ Status prepare(ShardSet& shards, std::vector<ShardOptions> options, const Config
                 .lanes_max = kLanesPerShardMax,
                 .stall_ns = config.handoff.stall_ms * kNanosPerMilli,
                 .deadline_ns = config.handoff.deadline_ms * kNanosPerMilli,
-                .run_id = run_id,
+                .run_id = *run_id,
                 .steward = &steward,
                 .routes_version = registry.routes_version(shard)};
       });

@@ -1,14 +1,25 @@
 // The daemon's log: lines on standard error, written by a thread of spdlog's.
 #pragma once
 
+#include <memory>
+
+#include "core/base/result.h"
 #include "core/server/config.h"
-#include "core/server/event_loop.h"
+#include "core/server/log_sink.h"
 
 namespace tcpmux {
 
-void start_logging(LogLevel level);
+class Logging {
+ public:
+  static Result<std::unique_ptr<Logging>> start(LogLevel level);
+  // What is in the queue has a second to be written.
+  ~Logging();
+
+ private:
+  explicit Logging(std::shared_ptr<LogSink> sink) : sink_(std::move(sink)) {}
+  std::shared_ptr<LogSink> sink_;
+};
+
 void set_log_level(LogLevel level);
-// Once a second, where lines were dropped, how many.
-void say_dropped_lines(EventLoop& loop);
 
 }  // namespace tcpmux

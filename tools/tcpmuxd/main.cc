@@ -1,14 +1,16 @@
 // tcpmuxd: the mux. Reads what it is told, and runs a Daemon (daemon.h), which is the map of the
 // program.
 #include <fmt/core.h>
-#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <climits>
 #include <cstdio>
+#include <memory>
+#include <new>
 #include <optional>
 
 #include "core/server/config.h"
+#include "core/server/memory_reserve.h"
 #include "core/server/steward.h"
 #include "handoff/takeover.h"
 #include "tools/tcpmuxd/daemon.h"
@@ -39,6 +41,7 @@ Result<std::optional<handoff::Takeover>> predecessor() {
 }
 
 int run(int argc, char** argv) {
+  std::set_new_handler(out_of_memory);
   const ParsedCommandLine parsed = parse_command_line(argc, argv);
   if (parsed.exit_code) return *parsed.exit_code;
   std::optional<handoff::Takeover> nobody;
@@ -52,19 +55,17 @@ int run(int argc, char** argv) {
     return 0;
   }
   block_signals();
-  start_logging(config->log_level);
-  Result<int> ended = 0;
-  {
-    Daemon daemon({.options = parsed.options,
-                   .program = path_of_program(argv[0]),
-                   .arguments = {argv, argv + argc}},
-                  *std::move(config), *std::move(takeover));
-    const Status made = daemon.make();
-    ended = made ? daemon.run() : std::unexpected(made.error());
-    if (!ended) daemon.say_failed(ended.error().message);
-  }
-  spdlog::shutdown();
+  Result<std::unique_ptr<Logging>> logging = Logging::start(config->log_level);
+  if (!logging) return say_failure("tcpmuxd: " + logging.error().message, *takeover);
+  Daemon daemon({.options = parsed.options,
+                 .program = path_of_program(argv[0]),
+                 .arguments = {argv, argv + argc}},
+                *std::move(config), *std::move(takeover));
+  const Status made = daemon.make();
+  const Result<int> ended = made ? daemon.run(*logging) : std::unexpected(made.error());
   if (ended) return *ended;
+  daemon.say_failed(ended.error().message);
+  logging->reset();  // the last line is to be the reason
   fmt::print(stderr, "tcpmuxd: {}\n", ended.error().message);
   return 1;
 }

@@ -116,7 +116,7 @@ typedef enum tcpmux_state {
 
 /* Of this process, since tcpmux_open. Later versions add fields at the end. */
 typedef struct tcpmux_counters {
-  uint64_t sockets;       /* received */
+  uint64_t sockets;       /* received, whether or not tcpmux_accept has given them out yet */
   uint64_t messages;      /* that carried them */
   uint64_t clients_lost;  /* their sockets did not fit into our descriptor table (MSG_CTRUNC) */
   uint64_t registrations; /* that succeeded: above 1, the mux was gone in between */

@@ -1,0 +1,66 @@
+// Registry, the part about its path: it may be removed or replaced while we run. Who is registered
+// does not notice; who wants to register cannot, until the socket stands there again.
+#include <poll.h>
+#include <spdlog/spdlog.h>
+
+#include <utility>
+
+#include "handoff/registry.h"
+
+namespace tcpmux::handoff {
+namespace {
+
+// Where the kernel does not tell us.
+constexpr std::int64_t kLook_ns = 10 * kNanosPerSecond;
+// While it is not ours.
+constexpr std::int64_t kLookAgain_ns = kNanosPerSecond;
+
+bool somebody_waits(int listener) {
+  pollfd waiting{.fd = listener, .events = POLLIN, .revents = 0};
+  return ::poll(&waiting, 1, 0) > 0;
+}
+
+}  // namespace
+
+void Registry::watch_path() {
+  look_at_path_ns_ = kNever_ns;
+  const bool watched = socket_.watch_fd() >= 0 &&
+                       loop_.add(socket_.watch_fd(), [this] { look_at_path(); }).has_value();
+  if (!watched) look_at_path_ns_ = monotonic_ns() + kLook_ns;
+}
+
+void Registry::look_at_path() {
+  socket_.read_watch();
+  if (look_at_path_ns_ != kNever_ns) look_at_path_ns_ = monotonic_ns() + kLook_ns;
+  if (shutting_down_) look_at_path_ns_ = kNever_ns;
+  if (shutting_down_) return;
+  if (!socket_.is_at_path()) return restore_path();
+  if (std::exchange(path_trouble_, "").empty()) return;
+  SPDLOG_INFO("registry: {} is our socket again", socket_.path());
+  watch_path();
+}
+
+void Registry::restore_path() {
+  if (path_trouble_.empty()) SPDLOG_WARN("registry: {} is no longer our socket", socket_.path());
+  // Whoever came in time is served: a listener that is closed turns its backlog away.
+  while (accept_paused_until_ns_ == kNever_ns && somebody_waits(socket_.fd()))
+    accept();
+  loop_.remove(socket_.watch_fd());
+  loop_.remove(socket_.fd());
+  const Status restored = socket_.restore();
+  if (restored) {
+    SPDLOG_INFO("registry: {} was made again", socket_.path());
+    path_trouble_.clear();
+    watch_path();
+  } else {
+    if (path_trouble_ != restored.error().message)
+      SPDLOG_ERROR("registry: no backend can register: {} (who is registered goes on)",
+                   restored.error().message);
+    path_trouble_ = restored.error().message;
+    look_at_path_ns_ = monotonic_ns() + kLookAgain_ns;
+  }
+  // The pause of tick(): it adds the socket, and tries again where that fails.
+  accept_paused_until_ns_ = monotonic_ns();
+}
+
+}  // namespace tcpmux::handoff
