@@ -68,11 +68,13 @@ void SimBackend::discard(Tag tag, int fd, std::size_t count) {
 }
 
 void SimBackend::reply(Tag tag, int fd, std::size_t count, std::span<const char> bytes, bool) {
+  const Outside outside;
   Client& client = kernel_.client_of(fd);
   ledger_.tells(client, bytes);
   if (client.answer == Told::kPlus) {
     check_place(client);
     ++plus_in_flight_[client.service];
+    client.promised_in = picture_;
   }
   start(fd, {.kind = Kind::kReply, .tag = tag, .to_take = count, .bytes = bytes});
 }
@@ -82,6 +84,7 @@ void SimBackend::drain(Tag tag, int fd) {
 }
 
 void SimBackend::accept(Tag tag, int fd) {
+  const Outside outside;
   const File& file = kernel_.file_of(fd, File::Kind::kListener);
   if (accepting_ || file.index != listener_) broken(0, "a second accept on a listener");
   ++calls_;
@@ -321,7 +324,7 @@ void SimBackend::hand_out(const Result& result, Completion& completion) {
   }
   Client& client = clients_[result.client];
   if (client.operation.kind == Kind::kReply && client.answer == Told::kPlus) {
-    --plus_in_flight_[client.service];
+    if (client.promised_in == picture_) --plus_in_flight_[client.service];
     const auto bytes = static_cast<std::int32_t>(client.operation.bytes.size());
     client.answered_whole = completion.result == bytes;
     client.answer_failed = !client.answered_whole;

@@ -67,6 +67,11 @@ class SimBackend final : public Watcher {
   // The mailbox has something.
   void wake() { wakeup_ = true; }
   bool is_woken() const { return wakeup_; }
+  // Its lanes have been given away, and with them what was promised in them.
+  void lanes_have_gone() {
+    ++picture_;
+    plus_in_flight_.fill(0);
+  }
   // When the shard is to have its next turn: at once where something is ready, at the deadline of
   // its last wait() at the latest.
   std::int64_t next_turn_ns() const;
@@ -126,6 +131,8 @@ class SimBackend final : public Watcher {
   std::vector<std::uint32_t> changed_;              // clients whose operation is to be tried
   std::vector<Result> results_;                     // not yet reaped
   std::array<std::uint32_t, 16> plus_in_flight_{};  // '+' on its way, by service
+
+  std::uint32_t picture_ = 1;
 
   bool slept_ = false;
   std::size_t reaped_ = 0;

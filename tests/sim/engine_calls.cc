@@ -14,6 +14,7 @@ constexpr std::int64_t kUserLimit_ns = 150 * kNanosPerMilli;
 }  // namespace
 
 void SimBackend::let_go(int fd) {
+  const Outside outside;
   const Client& client = kernel_.client_of(fd);
   if (client.operation.kind != Kind::kNone)
     broken(0, fmt::format("client {}: let go with an operation in flight", client.serial));
@@ -38,6 +39,7 @@ void SimBackend::shutdown_write(int fd) {
 }
 
 Endpoints SimBackend::endpoints(int fd) {
+  const Outside outside;
   const Client& client = kernel_.client_of(fd);
   // ENOTCONN: the peer has reset the connection.
   if (client.reset) return {};

@@ -259,7 +259,19 @@ void World::check_all() {
       shutdown_at_ns_, predecessor() == nullptr ? kNever_ns : predecessor()->leaving_since_ns);
   const std::int64_t most_ns = 2 * context_.ms(Dial::kHandshakeMs) + 3 * kLinger_ns + 2 * kSlack_ns;
   if (since_ns != kNever_ns && context_.now_ns > since_ns + most_ns)
-    broken(6, "a shard does not end");
+    broken(6, "a shard does not end: " + who_does_not_end());
+}
+
+std::string World::who_does_not_end() const {
+  std::string text;
+  for (const auto& process : processes_) {
+    if (process == nullptr) continue;
+    for (const auto& seat : process->seats)
+      text += fmt::format(" {}: {} slots, {} sockets{}", seat->number,
+                          seat->slots - seat->shard->free_for_taken_back(),
+                          kernel_.owned_by(seat->number), seat->ended ? ", ended;" : ";");
+  }
+  return text;
 }
 
 // Nobody waits for ever: whatever a client waits for has a deadline, and a new configuration makes

@@ -11,6 +11,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "tests/sim/backends.h"
@@ -66,6 +67,7 @@ class World {
   void read_steward_mail(Process& process);
   void receive(Process& process, StewardMessage& message);
   void check_all();
+  std::string who_does_not_end() const;
   void check_client(const Client& client) const;
 
   // --- what changes (world_changes.cc) ---

@@ -96,6 +96,8 @@ void World::settle() {
 
 void World::shard_paused(Process& process) {
   if (++process.shards_paused < process.size()) return;
+  for (const auto& seat : process.seats)
+    seat->engine->lanes_have_gone();
   ledger_.time_has_jumped();
   upgrade_ = Upgrade::kNone;
   if (shutdown_at_ns_ != kNever_ns || context_.random.below(4) == 0) return go_on();
