@@ -181,7 +181,8 @@ std::int64_t Shard<Io, Sink>::next_deadline_ns() const {
     next_ns = std::min(next_ns, listener.resume_at_ns);
   if (shutting_down_ && !turned_away_) next_ns = std::min(next_ns, shutdown_at_ns_);
   // What the steward's mailbox had no room for is said again.
-  const bool has_news = (paused_ && !reported_paused_) || (!reported_done_ && done());
+  const bool has_news =
+      (paused_ && !reported_paused_) || (!reported_done_ && done() && !planted(Bug::kDoneSaidOnce));
   if (has_news) next_ns = std::min(next_ns, now_ns_ + kRetryLast_ns);
   if (turned_away_ && now_ns_ < forced_end_ns()) next_ns = std::min(next_ns, forced_end_ns());
   return next_ns;

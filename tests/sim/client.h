@@ -104,7 +104,7 @@ struct Client {
   std::int64_t accepted_ns = 0;   // 0: not yet
   std::int64_t decided_ns = 0;    // when its state changed last
   std::uint32_t passes = 0;
-  std::uint32_t operations = 0;  // on its socket
+  std::uint32_t operations = 0;   // on its socket
   std::uint32_t promised_in = 0;  // SimBackend's picture of places, when it was told '+'
 
   bool said_all() const { return arrived == stream.size(); }

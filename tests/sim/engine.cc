@@ -293,14 +293,15 @@ void SimBackend::accept_waiting() {
 // --- the turn ---
 
 void SimBackend::begin_turn() {
-  slept_ = false;
+  waited_ = false;
+  turned_at_ns_ = context_.now_ns;
   reaped_ = 0;
   calls_ = 0;
 }
 
 std::int64_t SimBackend::next_turn_ns() const {
   const bool clients_wait = accepting_ && !kernel_.listener(listener_).backlog.empty();
-  if (!slept_ || wakeup_ || !changed_.empty() || clients_wait) return context_.now_ns;
+  if (!sleeps() || wakeup_ || !changed_.empty() || clients_wait) return context_.now_ns;
   std::int64_t next_ns = deadline_ns_;
   for (const Result& result : results_)
     next_ns = std::min(next_ns, result.due_ns);
@@ -372,7 +373,7 @@ std::size_t SimBackend::reap(std::span<Completion> completions) {
 // turn when the world says so.
 std::size_t SimBackend::wait(std::span<Completion> completions, std::int64_t deadline_ns) {
   const std::size_t count = reap(completions);
-  slept_ = count == 0;
+  waited_ = count == 0;
   deadline_ns_ = deadline_ns;
   return count;
 }

@@ -75,8 +75,10 @@ class SimBackend final : public Watcher {
   // When the shard is to have its next turn: at once where something is ready, at the deadline of
   // its last wait() at the latest.
   std::int64_t next_turn_ns() const;
-  // In the last turn: it slept, for nothing came; and how many completions did.
-  bool slept() const { return slept_; }
+  // In the last turn: it waited, for nothing had come; and how many completions had.
+  bool waited() const { return waited_; }
+  // It waits until something comes, or for a time that is still to come.
+  bool sleeps() const { return waited_ && deadline_ns_ > turned_at_ns_; }
   std::size_t reaped() const { return reaped_; }
   std::int64_t deadline_ns() const { return deadline_ns_; }
   void begin_turn();
@@ -134,7 +136,8 @@ class SimBackend final : public Watcher {
 
   std::uint32_t picture_ = 1;
 
-  bool slept_ = false;
+  bool waited_ = false;
+  std::int64_t turned_at_ns_ = 0;
   std::size_t reaped_ = 0;
   std::uint32_t calls_ = 0;  // that changed something
   std::int64_t deadline_ns_ = 0;

@@ -128,7 +128,7 @@ void World::turn(Process& process, Seat& seat) {
   allocation_forbidden = false;
   ++result_.turns;
   context_.note(What::kTurn, seat.engine->reaped(),
-                seat.engine->slept() ? seat.engine->deadline_ns() : 0);
+                seat.engine->waited() ? seat.engine->deadline_ns() : 0);
   if (seat.counters.passed.read() != ledger_.of(seat.number).passed) process.mail.collect(local);
   check_turn(seat);
   context_.shard = kNobody;
@@ -147,7 +147,7 @@ void World::check_turn(Seat& seat) {
   ledger_.compare(seat.number, seat.counters, seat.slots - seat.shard->free_for_taken_back());
   const SimBackend& engine = *seat.engine;
   const bool idle =
-      engine.slept() && engine.deadline_ns() <= context_.now_ns && !engine.was_useful();
+      engine.waited() && engine.deadline_ns() <= context_.now_ns && !engine.was_useful();
   seat.idle_turns = idle ? seat.idle_turns + 1 : 0;
   if (seat.idle_turns > kIdleTurnsMax)
     broken(6, fmt::format("shard {} spins: {} turns for nothing", seat.number, seat.idle_turns));
