@@ -255,7 +255,7 @@ bool Router<Io>::take_back(Lane& lane, bool expired) {
   bool empty = false;
   bool later = false;
   while (!empty && !later && (expired || events_.free_for_taken_back() >= lane.setup.batch) &&
-         io_.has_room_for(lane.setup.batch)) {
+         (planted(Bug::kTakenBackBlindly) || io_.has_room_for(lane.setup.batch))) {
     ReceiveCall call(taken_back_payload_);
     const Received received =
         call.finish(io_.receive_now(lane.setup.copy_of_theirs.get(), call.message()), sockets);

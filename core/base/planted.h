@@ -16,6 +16,7 @@ enum class Bug : std::uint8_t {
   kLeakOnEagain,      // a socket whose message found no room is forgotten
   kLostDeadline,      // after the first part of a line, nothing limits the wait for the next
   kPassedWhenDone,    // a shard that has said that it is done passes a connection on
+  kTakenBackBlindly,  // what is taken back may find no descriptor
   kDoneSaidOnce,      // a shard that is done says so once, heard or not
   kOneByteTooMany,    // a byte behind the request line is consumed
 };
@@ -35,8 +36,14 @@ constexpr bool planted(Bug) {
 #endif
 
 // How they are called on the command line, in the order of the enum.
-inline constexpr std::array<std::string_view, 8> kBugNames = {
-    "none",          "handed-out-twice", "plus-without-place", "leak-on-eagain",
-    "lost-deadline", "passed-when-done", "done-said-once",     "one-byte-too-many"};
+inline constexpr std::array<std::string_view, 9> kBugNames = {"none",
+                                                              "handed-out-twice",
+                                                              "plus-without-place",
+                                                              "leak-on-eagain",
+                                                              "lost-deadline",
+                                                              "passed-when-done",
+                                                              "taken-back-blindly",
+                                                              "done-said-once",
+                                                              "one-byte-too-many"};
 
 }  // namespace tcpmux
