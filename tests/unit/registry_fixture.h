@@ -93,7 +93,7 @@ class RegistryWorld {
       mailboxes_.push_back(std::make_unique<ShardMailbox>(mailbox_places));
       raw_mailboxes_.push_back(mailboxes_.back().get());
     }
-    path_ = to_take_over != nullptr ? to_take_over->path() : folder_.file("registry.sock");
+    path_ = to_take_over != nullptr ? to_take_over->path() : folder_->file("registry.sock");
     options.path = path_;
     make_registry(options, to_take_over);
     TCPMUX_CHECK(loop_->add(wakeup_.get(), [this] { run_posted(); }).has_value(), "an eventfd");
@@ -123,6 +123,8 @@ class RegistryWorld {
   }
 
   Registry& registry() { return *registry_; }
+  // A registry makes its path again, so the folder has to outlive all that use it.
+  std::shared_ptr<TestFolder> folder() const { return folder_; }
   const std::string& path() const { return path_; }
   const ServiceTable& table() const { return *table_; }
   ShardNews& news(std::size_t shard = 0) { return news_[shard]; }
@@ -249,7 +251,7 @@ class RegistryWorld {
     }
   }
 
-  TestFolder folder_;
+  std::shared_ptr<TestFolder> folder_ = std::make_shared<TestFolder>();
   std::string path_;
   OwnFd wakeup_{::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
   std::unique_ptr<EventLoop> loop_;

@@ -70,7 +70,8 @@ class Succession {
   explicit Succession(RegistryOptions options = roomy(), std::uint32_t shards = 1,
                       std::vector<Service> services = {{.name = "echo"}, {.name = "time"}})
       : old_(std::make_unique<RegistryWorld>(std::move(options), shards, std::move(services))),
-        path_(old_->path()) {}
+        path_(old_->path()),
+        folder_(old_->folder()) {}
 
   RegistryWorld& old_one() { return *old_; }
   RegistryWorld& new_one() { return *new_; }
@@ -112,10 +113,16 @@ class Succession {
   }
   void end_old() { old_.reset(); }
 
+  ~Succession() {
+    new_.reset();
+    old_.reset();
+  }
+
  private:
   std::unique_ptr<RegistryWorld> old_;
   std::unique_ptr<RegistryWorld> new_;
   std::string path_;
+  std::shared_ptr<TestFolder> folder_;
 };
 
 TEST(RegistrySuccession, BackendsGoOnWithTheSameConnectionAndLanes) {
