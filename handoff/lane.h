@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "core/base/fd.h"
+#include "core/base/planted.h"
 #include "core/base/slot_pool.h"
 #include "core/mux/service_table.h"
 #include "core/server/handoff_sink.h"
@@ -111,6 +112,7 @@ class Lane final : public RouterMessage {
   std::uint32_t room() const {
     const std::uint32_t used = reserved + collected + queued_;
     const std::uint32_t limit = on_probation ? 1 : setup.window;
+    if (planted(Bug::kPlusWithoutPlace) && used >= limit) return 1;
     return stalled || used >= limit ? 0 : limit - used;
   }
   std::uint32_t queued() const { return queued_; }

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "core/base/clock.h"
+#include "core/base/planted.h"
 #include "core/base/slot_pool.h"
 #include "core/io/backend.h"
 #include "core/server/connection_slot.h"
@@ -280,6 +281,7 @@ bool Router<Io>::send_message(std::uint32_t index, std::int64_t now_ns) {
   Lane& lane = lane_at(index);
   fill(lane);
   if (!send(index, now_ns)) return false;
+  if (planted(Bug::kHandedOutTwice) && counters_.taken_back.read() > 0) send(index, now_ns);
   for (std::uint32_t left = outgoing_.sockets; left > 0; --left)
     events_.handed_off(take_first(lane));
   return true;
@@ -363,6 +365,7 @@ void Router<Io>::failed(std::uint32_t index, int error, std::int64_t now_ns) {
   if (full || error == ETOOMANYREFS) {
     // POLLOUT would be set all the time at ETOOMANYREFS (Linux 6.18), so time is what we wait for.
     counters_.lane_full.add();
+    if (planted(Bug::kLeakOnEagain) && lane.first != kNoSlot) take_first(lane);
     lane.retry_at_ns = now_ns + (full ? kSoon_ns : kUserLimitPause_ns);
     tick_by(lane.retry_at_ns);
     return;

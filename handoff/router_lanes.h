@@ -244,15 +244,18 @@ bool Router<Io>::others_serve(const Lane& lane) const {
       [&](ServiceId service) { return routes_[service].backends > (lane.linked ? 1u : 0u); });
 }
 
-// True when the queue is empty. A message is received only when there are slots for all that may be
-// in it, so nothing that we hold can be lost here. Where memory is short, it stays in the queue.
+// True when the queue is empty. A message is received only when there are slots and descriptors for
+// all that may be in it, so nothing that we hold can be lost here. Slots mean descriptors by our
+// budget, but newcomers that nobody has looked at yet may have used them up for a moment. Where
+// memory is short, it stays in the queue.
 template <IoBackend Io>
 bool Router<Io>::take_back(Lane& lane, bool expired) {
   std::array<OwnFd, kSocketsPerMessageMax> sockets;
   std::uint32_t count = 0;
   bool empty = false;
   bool later = false;
-  while (!empty && !later && (expired || events_.free_for_taken_back() >= lane.setup.batch)) {
+  while (!empty && !later && (expired || events_.free_for_taken_back() >= lane.setup.batch) &&
+         io_.has_room_for(lane.setup.batch)) {
     ReceiveCall call(taken_back_payload_);
     const Received received =
         call.finish(io_.receive_now(lane.setup.copy_of_theirs.get(), call.message()), sockets);

@@ -128,6 +128,9 @@ concept IoBackend = requires(Io io, Tag tag, int fd, std::span<char> buffer,
   { io.queued_bytes(fd) } -> std::same_as<std::uint32_t>;
   // recvmsg with MSG_DONTWAIT and MSG_CMSG_CLOEXEC: bytes, or a negative errno.
   { io.receive_now(fd, message) } -> std::same_as<std::int64_t>;
+  // Whether so many more descriptors can be had now. recvmsg destroys what finds no place in the
+  // table, and only says so afterwards.
+  { io.has_room_for(count) } -> std::same_as<bool>;
   // One connection that waits at the listener `fd`, which nothing accepts from: a descriptor
   // (close-on-exec, blocking mode), or a negative errno (-EAGAIN: nobody waits).
   { io.accept_now(fd) } -> std::same_as<int>;

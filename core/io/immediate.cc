@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 
 #include "core/base/check.h"
@@ -14,6 +15,7 @@ namespace {
 
 constexpr std::size_t kDiscardBytes = 64 * 1024;
 constexpr int kDiscardsMax = 4;
+constexpr std::size_t kDescriptorsAtOnceMax = 64;
 
 // A close with unread bytes sends RST, which can destroy what we just said; so what has arrived is
 // thrown away first, up to a bound.
@@ -83,6 +85,19 @@ int ImmediateCalls::accept_now(int listener) {
   const int error = errno;
   if (blocking) ::fcntl(listener, F_SETFL, flags);
   return accepted >= 0 ? accepted : -error;
+}
+
+// By having them for a moment. Another thread may take what we let go, but no more than the
+// moment's.
+bool ImmediateCalls::has_room_for(std::size_t descriptors) {
+  std::array<OwnFd, kDescriptorsAtOnceMax> taken;
+  TCPMUX_CHECK(descriptors <= taken.size(), "no message carries so many");
+  if (!reserve_.acquire()) return descriptors == 0;
+  for (std::size_t i = 0; i < descriptors; ++i) {
+    taken[i].reset(::fcntl(reserve_.get(), F_DUPFD_CLOEXEC, 0));
+    if (!taken[i].valid()) return false;
+  }
+  return true;
 }
 
 void ImmediateCalls::dismiss(int fd, std::span<const char> bytes) {

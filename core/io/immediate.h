@@ -19,6 +19,7 @@ class ReserveDescriptor {
  public:
   bool held() const { return fd_.valid(); }
   void give_up() { fd_.reset(); }
+  int get() const { return fd_.get(); }
   // False at the descriptor limit.
   bool acquire();
 
@@ -37,6 +38,7 @@ class ImmediateCalls {
   std::uint32_t queued_bytes(int fd);
   std::int64_t send_now(int fd, const msghdr* message);
   std::int64_t receive_now(int fd, msghdr* message);
+  bool has_room_for(std::size_t descriptors);
   int accept_now(int fd);
   void dismiss(int fd, std::span<const char> bytes);
   Shed shed(int fd, std::span<const char> bytes);

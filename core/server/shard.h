@@ -26,6 +26,7 @@
 
 #include "core/base/clock.h"
 #include "core/base/deadline_queue.h"
+#include "core/base/planted.h"
 #include "core/base/slot_pool.h"
 #include "core/io/backend.h"
 #include "core/mux/connection.h"

@@ -61,6 +61,7 @@ std::optional<Event> Shard<Io, Sink>::carry_out(std::uint32_t slot, Action actio
       io_->peek(start(Operation::kPeek), connection.fd, room_for_line(connection));
       return std::nullopt;
     case Action::kTake:
+      if (planted(Bug::kLostDeadline)) set_deadline(slot, nullptr, 0);
       io_->discard(start(Operation::kDiscard), connection.fd,
                    std::exchange(connection.line_bytes, 0));
       return std::nullopt;
@@ -161,8 +162,10 @@ Event Shard<Io, Sink>::reserve(std::uint32_t slot) {
     case Reservation::Kind::kElsewhere:
       break;
   }
-  // Two shards that each see room only at the other would play ball with it.
-  if (connection.was_passed) return Event::kNoRoom;
+  // Two shards that each see room only at the other would play ball with it. And a shard that has
+  // said that it is done keeps what came since: the other may have ended when it arrives there.
+  if (connection.was_passed || (reported_done_ && !planted(Bug::kPassedWhenDone)))
+    return Event::kNoRoom;
   return pass(slot, reservation.number) ? Event::kElsewhere : Event::kNoRoom;
 }
 

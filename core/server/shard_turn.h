@@ -134,6 +134,7 @@ Event Shard<Io, Sink>::peeked(Connection& connection, std::size_t bytes) {
   std::size_t take = 0;
   const LineStatus status = connection.line.scan(bytes, options_.line_bytes_max, take);
   connection.line_bytes = static_cast<std::uint32_t>(take);
+  if (planted(Bug::kOneByteTooMany) && take < bytes) ++connection.line_bytes;
   switch (status) {
     case LineStatus::kIncomplete:
       return Event::kLineIncomplete;
@@ -175,7 +176,10 @@ std::int64_t Shard<Io, Sink>::next_deadline_ns() const {
   for (const Listener& listener : listeners_)
     next_ns = std::min(next_ns, listener.resume_at_ns);
   if (shutting_down_ && !turned_away_) next_ns = std::min(next_ns, shutdown_at_ns_);
-  if (paused_ && !reported_paused_) next_ns = std::min(next_ns, now_ns_ + kRetryLast_ns);
+  // What the steward's mailbox had no room for is said again.
+  const bool has_news =
+      (paused_ && !reported_paused_) || (!reported_done_ && done() && !planted(Bug::kDoneSaidOnce));
+  if (has_news) next_ns = std::min(next_ns, now_ns_ + kRetryLast_ns);
   if (turned_away_ && now_ns_ < forced_end_ns()) next_ns = std::min(next_ns, forced_end_ns());
   return next_ns;
 }

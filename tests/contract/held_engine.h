@@ -80,6 +80,7 @@ class Held {
   std::uint32_t queued_bytes(int fd) { return io_->queued_bytes(fd); }
   std::int64_t send_now(int fd, const msghdr* message) { return io_->send_now(fd, message); }
   std::int64_t receive_now(int fd, msghdr* message) { return io_->receive_now(fd, message); }
+  bool has_room_for(std::size_t count) { return io_->has_room_for(count); }
   int accept_now(int fd) { return io_->accept_now(fd); }
   void dismiss(int fd, std::span<const char> bytes) { io_->dismiss(fd, bytes); }
   Shed shed(int fd, std::span<const char> bytes) { return io_->shed(fd, bytes); }

@@ -34,6 +34,20 @@ struct Message {
   handoff::ControlBuffer<4> control;
 };
 
+// What finds no descriptor is destroyed, so whoever receives asks first.
+TYPED_TEST(IoLane, KnowsWhetherDescriptorsCanBeHad) {
+  Driven<TypeParam> io;
+  const int next = next_descriptor();
+  {
+    const DescriptorLimit limit(static_cast<rlim_t>(next) + 4);
+    EXPECT_TRUE(io->has_room_for(4));
+    EXPECT_TRUE(io->has_room_for(4)) << "it takes none for good";
+    EXPECT_FALSE(io->has_room_for(5));
+    EXPECT_EQ(next_descriptor(), next) << "nor when there are too few";
+  }
+  EXPECT_TRUE(io->has_room_for(64));
+}
+
 TYPED_TEST(IoLane, MessageArrivesWithItsDescriptors) {
   Driven<TypeParam> io;
   const Lane lane = make_lane();
