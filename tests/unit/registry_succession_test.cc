@@ -3,7 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "tests/unit/registry_fixture.h"
@@ -70,6 +70,7 @@ class Succession {
   explicit Succession(RegistryOptions options = roomy(), std::uint32_t shards = 1,
                       std::vector<Service> services = {{.name = "echo"}, {.name = "time"}})
       : old_(std::make_unique<RegistryWorld>(std::move(options), shards, std::move(services))),
+        folder_(old_->folder()),
         path_(old_->path()) {}
 
   RegistryWorld& old_one() { return *old_; }
@@ -114,6 +115,7 @@ class Succession {
 
  private:
   std::unique_ptr<RegistryWorld> old_;
+  std::shared_ptr<TestFolder> folder_;
   std::unique_ptr<RegistryWorld> new_;
   std::string path_;
 };
@@ -282,11 +284,14 @@ TEST(RegistrySuccession, ItIsAtRestWhenNothingIsOnItsWay) {
 
   RegistryWorld slow(roomy(), 1, {{.name = "echo"}}, 1);
   Peer another(slow.path());
-  slow.let_shard_know(0, false);
-  another.send(encode(serving({"echo"}, 3)));
-  while (!at_rest(slow))
-    slow.pump();
-  EXPECT_EQ(slow.news().order, "") << "not before the shards have it";
+  expect_welcome(slow.ask(another, serving({"echo"})));
+  another.leave();
+  while (slow.backend_count() > 0)
+    ::poll(nullptr, 0, 1);
+  EXPECT_FALSE(at_rest(slow)) << "its end is two messages, and the mailbox has one place";
+  EXPECT_TRUE(slow.wait_until([&] { return at_rest(slow); }));
+  slow.pump();
+  EXPECT_EQ(slow.news().gone.size(), 1U);
 }
 
 TEST(RegistrySuccession, WhoPausesAndGoesOnIsAsBefore) {
@@ -323,7 +328,7 @@ TEST(RegistrySuccession, WhoPausesAndGoesOnIsAsBefore) {
 TEST(RegistrySuccession, WhatIsTakenIsAccountedFor) {
   Succession of;
   RegistryOptions options = roomy();
-  options.descriptors_max = 4;  // a connection and a lane; the next connection
+  options.descriptors_max = 5;  // a connection and a lane; the next connection, and half a lane
   options.windows_max = 20;
   Peer peer(of.path());
   expect_welcome(of.old_one().ask(peer, serving({"echo"}, 1, 16)));
@@ -408,11 +413,11 @@ TEST(RegistrySuccession, NamesThatTheNewConfigurationLacks) {
 }
 
 TEST(RegistrySuccession, ThePathIsTheNewOnes) {
-  namespace fs = std::filesystem;
   Succession of;
   std::vector<Given> all = of.give();
   of.make_new();
   EXPECT_FALSE(RegistrySocket::open(of.path()).has_value()) << "nobody comes between";
+  std::ofstream(of.path() + ".lock") << "1\n";  // the pid of the one before
   of.hand_over(std::move(all));
   EXPECT_EQ(of.text_of_lock(), std::to_string(::getpid()) + "\n");
   of.old_one().on_loop([&] {
@@ -420,6 +425,7 @@ TEST(RegistrySuccession, ThePathIsTheNewOnes) {
     of.old_one().registry().begin_shutdown();
     of.old_one().registry().say_goodbye();
   });
+  of.end_old();
   Peer peer(of.path());
   expect_welcome(of.new_one().ask(peer, serving({"echo"})));
   EXPECT_FALSE(RegistrySocket::open(of.path()).has_value()) << "it is locked all the time";
