@@ -123,9 +123,9 @@ class RegistryWorld {
   }
 
   Registry& registry() { return *registry_; }
-  // A registry makes its path again, so the folder has to outlive all that use it.
-  std::shared_ptr<TestFolder> folder() const { return folder_; }
   const std::string& path() const { return path_; }
+  // Where the path is; for who goes on there when this world has ended.
+  std::shared_ptr<TestFolder> folder() const { return folder_; }
   const ServiceTable& table() const { return *table_; }
   ShardNews& news(std::size_t shard = 0) { return news_[shard]; }
   std::size_t backend_count() {
