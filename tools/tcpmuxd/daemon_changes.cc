@@ -173,8 +173,8 @@ void Daemon::upgrade(const ControlReply* reply) {
   const std::int64_t began_ns = monotonic_ns();
   const auto done = [waiting, began_ns](const Result<pid_t>& successor) {
     if (!successor) {
-      // What began and failed is in the log already.
       if (waiting) waiting->send({{"ok", false}, {"error", successor.error().message}});
+      if (!waiting) SPDLOG_WARN("not upgraded: {}", successor.error().message);
       return;
     }
     tell_main_pid(*successor);
@@ -185,12 +185,12 @@ void Daemon::upgrade(const ControlReply* reply) {
                      {"new_pid", *successor},
                      {"milliseconds", took_ms}});
   };
-  if (steward_->shutting_down())
+  if (steward_->shutting_down()) {
     done(fail("the daemon is shutting down"));
-  else {
-    leave_addresses();  // the successor gets none of them
-    upgrade_->begin(listening_.addresses, done);
+    return;
   }
+  leave_addresses();  // the successor gets none of them
+  upgrade_->begin(listening_.addresses, done);
 }
 
 // From the process before us; the shard that has no room finds another.
