@@ -91,7 +91,8 @@ RegistrySocket Takeover::take_registry() {
 }
 
 Status Takeover::take_everything(Registry& registry) {
-  if (Status said = channel_.send({{"kind", "ready"}}, {}); !said) return said;
+  if (Status said = channel_.send({{"kind", "ready"}}, {}); !said)
+    return fail("the daemon to be replaced has ended: " + said.error().message);
   for (;;) {
     auto message = channel_.receive(kPatience_ms);
     if (!message) return std::unexpected(message.error());

@@ -59,6 +59,7 @@ class InstantEngine {
     return static_cast<std::int64_t>(message->msg_iov[0].iov_len);
   }
   std::int64_t receive_now(int, msghdr*) { return -EAGAIN; }
+  bool has_room_for(std::size_t) { return true; }
   int accept_now(int) { return -EAGAIN; }
   void dismiss(int, std::span<const char>) {}
   tcpmux::Shed shed(int, std::span<const char>) { return tcpmux::Shed::kNobodyWaits; }

@@ -76,6 +76,12 @@ Result<OwnFd> open_listener(const ListenOptions& options) {
   return fd;
 }
 
+void stop_deferring(int listener) {
+  const int off = 0;
+  // Where it cannot be told so, the few that it holds back are reset.
+  ::setsockopt(listener, IPPROTO_TCP, TCP_DEFER_ACCEPT, &off, sizeof off);
+}
+
 Status check_port_is_free(const Endpoint& endpoint, bool v6_only) {
   const Result<OwnFd> fd = open_bound(endpoint, v6_only, false);
   if (!fd) return std::unexpected(fd.error());

@@ -23,6 +23,10 @@ struct ListenOptions {
 // they would be for a socket of its own accept().
 Result<OwnFd> open_listener(const ListenOptions& options);
 
+// Connections are delivered as soon as they are there, for a listener that will go: what it holds
+// back would go with it.
+void stop_deferring(int listener);
+
 // To be asked before the first listener: SO_REUSEPORT lets us join the listeners of another tcpmuxd
 // of the same user without an error, and then each gets a part of the connections.
 Status check_port_is_free(const Endpoint& endpoint, bool v6_only);

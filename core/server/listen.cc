@@ -226,20 +226,21 @@ Result<Listening> take_over_listening(const Config& config, std::vector<OfferedA
       return std::unexpected(shared.error());
     listening.addresses.push_back(std::move(address));
   }
-  for (std::size_t i = 0; i < not_wanted.size(); ++i)
+  for (std::size_t i = 0; i < not_wanted.size(); ++i) {
+    stop_deferring(not_wanted[i].get());
     listening.by_shard[i % shards].push_back(
-        {.socket = std::move(not_wanted[i]), .address = listening.next_number, .retired = true});
-  if (!not_wanted.empty()) ++listening.next_number;
+        {.socket = std::move(not_wanted[i]), .address = listening.next_number});
+  }
+  if (!not_wanted.empty()) listening.leaving.push_back(listening.next_number++);
   if (listening.inherited()) return listening;
   if (Status listened = listen_on_the_rest(config, ours, listening); !listened)
     return std::unexpected(listened.error());
   return listening;
 }
 
-Result<ListenChange> change_listening(const Listening& now, const Config& config,
-                                      std::uint32_t shards) {
-  ListenChange change;
-  Listening& next = change.listening;
+Result<Listening> change_listening(const Listening& now, const Config& config,
+                                   std::uint32_t shards) {
+  Listening next;
   next.by_shard.resize(shards);
   next.next_number = now.next_number;
   std::vector<Endpoint> ours;
@@ -248,12 +249,15 @@ Result<ListenChange> change_listening(const Listening& now, const Config& config
     if (address.inherited || wants(config, next.addresses, address.wanted, address.sockets.front()))
       next.addresses.push_back(address);
     else
-      change.removed.push_back(address.number);
+      next.leaving.push_back(address.number);
   }
-  if (now.inherited()) return change;
+  if (now.inherited()) return next;
   if (Status listened = listen_on_the_rest(config, ours, next); !listened)
     return std::unexpected(listened.error());
-  return change;
+  for (const ListenAddress& address : now.addresses)
+    if (std::ranges::find(next.leaving, address.number) != next.leaving.end())
+      std::ranges::for_each(address.sockets, stop_deferring);
+  return next;
 }
 
 }  // namespace tcpmux

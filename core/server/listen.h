@@ -23,6 +23,9 @@ struct ListenAddress {
 struct Listening {
   std::vector<std::vector<ShardListener>> by_shard{};
   std::vector<ListenAddress> addresses{};
+  // No longer wanted, but shards still accept there: closing a listener resets who is on the way,
+  // so it is to be done a moment after the last client had reason to come.
+  std::vector<std::uint32_t> leaving{};
   std::uint32_t next_number = 0;
   std::vector<std::string> remarks{};  // for the log: addresses that this machine does not have
 
@@ -48,17 +51,13 @@ Result<Listening> start_listening(const Config& config, std::vector<OwnFd> inher
                                   std::uint32_t shards);
 
 // What is configured and offered is taken over, with who waits there; what is offered alone is
-// closed as soon as those who wait there have been accepted.
+// `leaving`.
 Result<Listening> take_over_listening(const Config& config, std::vector<OfferedAddress> offered,
                                       std::uint32_t shards);
 
-// From `now` to what `config` says: `by_shard` of the result has the new sockets, `removed` the
-// numbers of addresses that are no longer wanted. Nothing has changed where it fails.
-struct ListenChange {
-  Listening listening;
-  std::vector<std::uint32_t> removed;
-};
-Result<ListenChange> change_listening(const Listening& now, const Config& config,
-                                      std::uint32_t shards);
+// From `now` to what `config` says: `by_shard` of the result has the new sockets alone. Nothing has
+// changed where it fails.
+Result<Listening> change_listening(const Listening& now, const Config& config,
+                                   std::uint32_t shards);
 
 }  // namespace tcpmux

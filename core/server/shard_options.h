@@ -13,7 +13,6 @@ struct ShardListener {
   // Others hold it too (a service manager, a successor): its backlog stays for whoever comes after.
   bool inherited = false;
   std::uint32_t address = 0;  // which of the daemon's addresses it listens on
-  bool retired = false;       // only who waits there already is accepted
 };
 
 struct ShardSettings {

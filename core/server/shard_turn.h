@@ -40,12 +40,8 @@ void Shard<Io, Sink>::run() {
 template <IoBackend Io, HandoffSink Sink>
 void Shard<Io, Sink>::begin() {
   tell_time();
-  for (std::uint32_t i = 0; i < listeners_.size(); ++i) {
-    if (listeners_[i].owned.retired)
-      remove_listener(listeners_[i]);
-    else
-      start_accepting(i);
-  }
+  for (std::uint32_t i = 0; i < listeners_.size(); ++i)
+    start_accepting(i);
   watch_mailbox();
 }
 

@@ -113,6 +113,10 @@ class Faulty {
     static constexpr std::array kErrors = {ECONNRESET};
     if (fault.next("dismiss", kErrors) == 0) io_->dismiss(fd, bytes);
   }
+  bool has_room_for(std::size_t descriptors) {
+    static constexpr std::array kErrors = {EMFILE};
+    return fault.next("has_room_for", kErrors) == 0 && io_->has_room_for(descriptors);
+  }
   int accept_now(int fd) {
     static constexpr std::array kErrors = {EMFILE, ECONNABORTED};
     if (const int error = fault.next("accept_now", kErrors); error != 0) return -error;

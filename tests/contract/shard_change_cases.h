@@ -28,6 +28,25 @@ TYPED_TEST(ShardChanges, AShorterLineInTheMiddleOfOne) {
   }
 }
 
+// Bytes of the line are on their way out of the socket when the bound falls below their number.
+TYPED_TEST(ShardChanges, AShorterLineWhileOneIsTaken) {
+  auto& world = this->make_world({.line_bytes_max = 512});
+  ShardSettings shorter = world.settings();
+  shorter.line_bytes_max = 64;
+  for (int round = 0; round < 20; ++round) {
+    change_settings(world, world.settings());
+    const OwnFd client = world.connect();
+    world.settle();
+    const OwnFd newcomer = in_one_turn_in_order(world, [&] {
+      send_text(client, std::string(100, 'x'));
+      change_settings(world, shorter);
+    });
+    settle_turns(world);
+    send_text(client, "x");
+    EXPECT_EQ(read_line(client), "-too long for a service name\r\n");
+  }
+}
+
 TYPED_TEST(ShardChanges, ALongerLineInTheMiddleOfOne) {
   auto& world = this->make_world({.line_bytes_max = 64});
   const OwnFd begun = world.ask(std::string(63, 'x'));

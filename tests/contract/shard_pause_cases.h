@@ -118,18 +118,6 @@ TYPED_TEST(ShardPause, AClientInTheMiddleOfItsLine) {
   EXPECT_EQ(receive_text(backend.take_one().socket.get(), 1), "!");
 }
 
-// Both for one turn, in this order: it is a newcomer that wakes the shard for it to be held,
-// because epoll would tell of a mailbox that did so before it tells of the line.
-template <class Io>
-OwnFd a_line_and_then_a_pause(World<Io>& world, const OwnFd& client, std::string_view line) {
-  OwnFd newcomer;
-  Io::gate.hold(1, [&] { newcomer = world.connect(); });
-  send_text(client, line);
-  begin_pause(world);
-  Io::gate.release();
-  return newcomer;
-}
-
 // The place was promised, so '+' goes out; the lane is away when it has. Whether the line comes
 // before the pause in the turn that sees both is up to the kernel: until it did.
 TYPED_TEST(ShardPause, APlaceIsOwedWhenTheLaneGoes) {
@@ -139,7 +127,10 @@ TYPED_TEST(ShardPause, APlaceIsOwedWhenTheLaneGoes) {
     Backend backend = world.add_backend({.window = 1});
     const OwnFd client = world.connect();
     world.settle();
-    const OwnFd stranger = a_line_and_then_a_pause(world, client, "echo\r\n!");
+    const OwnFd newcomer = in_one_turn_in_order(world, [&] {
+      send_text(client, "echo\r\n!");
+      begin_pause(world);
+    });
     ASSERT_TRUE(is_paused(world));
     settle_turns(world);
     ASSERT_EQ(world.heard().lanes.size(), 1U);
@@ -155,23 +146,6 @@ TYPED_TEST(ShardPause, APlaceIsOwedWhenTheLaneGoes) {
     EXPECT_EQ(backend.take(1).size(), 1U);
   }
   EXPECT_TRUE(was_owed);
-}
-
-// All three turns in one: what is owed is still so when the lane is there again. The lane finds
-// another number, although there is no more than one lane.
-TYPED_TEST(ShardPause, ALaneReturnsWhileItsPlaceIsOwed) {
-  for (int round = 0; round < 20; ++round) {
-    auto& world = this->make_world({.lanes_max = 1});
-    Backend backend = world.add_backend({.window = 2});
-    const OwnFd client = world.connect();
-    world.settle();
-    const OwnFd stranger = a_line_and_then_a_pause(world, client, "echo\r\n");
-    ASSERT_TRUE(is_paused(world));
-    resume(world);
-    EXPECT_EQ(read_line(client), "+\r\n");
-    const OwnFd next = accepted(world);
-    EXPECT_EQ(backend.take(2).size(), 2U);
-  }
 }
 
 // It stands in the list of the lane's next message when the lane goes.
@@ -266,11 +240,7 @@ TYPED_TEST(ShardPause, ALaneThatDrainsTakesNobodyWhenItComesBack) {
   settle_turns(world);
   ASSERT_EQ(world.heard().lanes.size(), 1U);
   world.heard().lanes[0]->drained = true;
-  in_one_turn(world, [&] {
-    world.tell_all(ShardMessage::Kind::kResume);
-    give_lanes(world);
-    world.drain_backend(draining);
-  });
+  resume(world);
   EXPECT_EQ(read_all(begun), "-unavailable, no backend at the moment\r\n");
   expect_talk(in_the_lane, draining.take_one());
 }

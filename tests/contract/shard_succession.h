@@ -100,6 +100,16 @@ void in_one_turn(World<Io>& world, Prepare prepare) {
   prepare();
   Io::gate.release();
 }
+// For what clients send and, behind it, what a mailbox says. It is a newcomer that wakes the (only)
+// shard for it to be held: epoll would tell of a mailbox that did so before it tells of clients.
+template <class Io, class Prepare>
+OwnFd in_one_turn_in_order(World<Io>& world, Prepare prepare) {
+  OwnFd newcomer;
+  Io::gate.hold(1, [&] { newcomer = world.connect(); });
+  prepare();
+  Io::gate.release();
+  return newcomer;
+}
 // What came to the shards before has been looked at when it returns, also by those who are paused.
 template <class Io>
 void settle_turns(World<Io>& world) {

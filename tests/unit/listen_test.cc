@@ -87,24 +87,24 @@ Listening start(const Config& config, std::uint32_t shards = kShards) {
   return started ? *std::move(started) : Listening{};
 }
 
-ListenChange changed(const Listening& now, const Config& config) {
-  Result<ListenChange> change = change_listening(now, config, kShards);
+Listening changed(const Listening& now, const Config& config) {
+  Result<Listening> change = change_listening(now, config, kShards);
   EXPECT_TRUE(change.has_value()) << change.error().message;
-  return change ? *std::move(change) : ListenChange{};
+  return change ? *std::move(change) : Listening{};
 }
 
 // As shards do with a change: new sockets come, those of removed addresses go.
-void apply(Listening& now, ListenChange change) {
+void apply(Listening& now, Listening change) {
   for (std::uint32_t shard = 0; shard < kShards; ++shard) {
     auto& has = now.by_shard[shard];
     std::erase_if(has, [&](const ShardListener& one) {
-      return std::find(change.removed.begin(), change.removed.end(), one.address) !=
-             change.removed.end();
+      return std::find(change.leaving.begin(), change.leaving.end(), one.address) !=
+             change.leaving.end();
     });
-    std::ranges::move(change.listening.by_shard[shard], std::back_inserter(has));
+    std::ranges::move(change.by_shard[shard], std::back_inserter(has));
   }
-  change.listening.by_shard = std::move(now.by_shard);
-  now = std::move(change.listening);
+  change.by_shard = std::move(now.by_shard);
+  now = std::move(change);
 }
 
 // What a successor is offered: copies, as of SCM_RIGHTS.
@@ -132,7 +132,7 @@ TEST(Listen, EachShardHasASocketOfItsOwnForEachAddress) {
       const ListenAddress& address = listening.addresses[one.address];
       EXPECT_EQ(address.number, one.address);
       EXPECT_EQ(local_endpoint(one.socket.get()).value(), address.real);
-      EXPECT_FALSE(one.retired || one.inherited);
+      EXPECT_FALSE(one.inherited);
     }
   }
   EXPECT_EQ(sockets.size(), 2 * kShards);
@@ -146,18 +146,18 @@ TEST(Listen, PortZeroTwiceIsTwoPorts) {
   const Listening listening = start(config);
   ASSERT_EQ(listening.addresses.size(), 2U);
   EXPECT_NE(listening.addresses[0].real.port, listening.addresses[1].real.port);
-  const ListenChange same = changed(listening, config);
-  EXPECT_TRUE(same.removed.empty());
-  EXPECT_EQ(same.listening.addresses.size(), 2U);
-  const ListenChange fewer = changed(listening, config_for({endpoint("127.0.0.1:0")}));
-  ASSERT_EQ(fewer.removed.size(), 1U) << "one of the two";
-  EXPECT_EQ(fewer.listening.addresses.size(), 1U);
-  const ListenChange more = changed(
+  const Listening same = changed(listening, config);
+  EXPECT_TRUE(same.leaving.empty());
+  EXPECT_EQ(same.addresses.size(), 2U);
+  const Listening fewer = changed(listening, config_for({endpoint("127.0.0.1:0")}));
+  ASSERT_EQ(fewer.leaving.size(), 1U) << "one of the two";
+  EXPECT_EQ(fewer.addresses.size(), 1U);
+  const Listening more = changed(
       listening,
       config_for({endpoint("127.0.0.1:0"), endpoint("127.0.0.1:0"), endpoint("127.0.0.1:0")}));
-  EXPECT_TRUE(more.removed.empty());
-  ASSERT_EQ(more.listening.addresses.size(), 3U);
-  EXPECT_EQ(more.listening.by_shard[0].size(), 1U);
+  EXPECT_TRUE(more.leaving.empty());
+  ASSERT_EQ(more.addresses.size(), 3U);
+  EXPECT_EQ(more.by_shard[0].size(), 1U);
 }
 
 TEST(Listen, AForeignPortIsRefusedAndNothingIsLeft) {
@@ -172,14 +172,13 @@ TEST(ListenChange, KeepsAddsAndRemoves) {
   Listening now = start(config_for({endpoint("127.0.0.1:0"), endpoint("127.0.0.2:0")}));
   const Endpoint removed = now.addresses[1].real;
   const std::vector<int> kept_sockets = now.addresses[0].sockets;
-  ListenChange change =
-      changed(now, config_for({endpoint("127.0.0.3:0"), endpoint("127.0.0.1:0")}));
-  EXPECT_EQ(change.removed, std::vector<std::uint32_t>{1});
-  ASSERT_EQ(change.listening.addresses.size(), 2U);
-  EXPECT_EQ(change.listening.addresses[0].number, 0U);
-  EXPECT_EQ(change.listening.addresses[0].sockets, kept_sockets);
-  EXPECT_EQ(change.listening.addresses[1].number, 2U) << "a number is never given twice";
-  for (const auto& of_shard : change.listening.by_shard) {
+  Listening change = changed(now, config_for({endpoint("127.0.0.3:0"), endpoint("127.0.0.1:0")}));
+  EXPECT_EQ(change.leaving, std::vector<std::uint32_t>{1});
+  ASSERT_EQ(change.addresses.size(), 2U);
+  EXPECT_EQ(change.addresses[0].number, 0U);
+  EXPECT_EQ(change.addresses[0].sockets, kept_sockets);
+  EXPECT_EQ(change.addresses[1].number, 2U) << "a number is never given twice";
+  for (const auto& of_shard : change.by_shard) {
     ASSERT_EQ(of_shard.size(), 1U) << "only what is new";
     EXPECT_EQ(of_shard[0].address, 2U);
   }
@@ -188,8 +187,8 @@ TEST(ListenChange, KeepsAddsAndRemoves) {
   EXPECT_TRUE(can_connect(now.addresses[1].real));
   // And back: a new socket with a new number.
   change = changed(now, config_for({endpoint("127.0.0.1:0"), endpoint("127.0.0.2:0")}));
-  EXPECT_EQ(change.removed, std::vector<std::uint32_t>{2});
-  EXPECT_EQ(change.listening.addresses[1].number, 3U);
+  EXPECT_EQ(change.leaving, std::vector<std::uint32_t>{2});
+  EXPECT_EQ(change.addresses[1].number, 3U);
 }
 
 // Our own listeners stand on the port: no reason to refuse it.
@@ -252,10 +251,10 @@ TEST(ListenChange, WhatAServiceManagerPassedStays) {
     ASSERT_EQ(of_shard.size(), 2U);
     EXPECT_TRUE(of_shard[0].inherited);
   }
-  const ListenChange change = changed(*now, config_for({endpoint("127.0.0.1:0")}));
-  EXPECT_TRUE(change.removed.empty());
-  EXPECT_EQ(change.listening.addresses.size(), 2U);
-  EXPECT_TRUE(change.listening.by_shard[0].empty());
+  const Listening change = changed(*now, config_for({endpoint("127.0.0.1:0")}));
+  EXPECT_TRUE(change.leaving.empty());
+  EXPECT_EQ(change.addresses.size(), 2U);
+  EXPECT_TRUE(change.by_shard[0].empty());
 
   const auto taken = take_over_listening(config_for({endpoint("127.0.0.1:0")}), offer_of(*now), 2);
   ASSERT_TRUE(taken.has_value()) << taken.error().message;
@@ -263,7 +262,7 @@ TEST(ListenChange, WhatAServiceManagerPassedStays) {
   EXPECT_TRUE(taken->inherited());
   for (const auto& of_shard : taken->by_shard)
     for (const ShardListener& one : of_shard)
-      EXPECT_TRUE(one.inherited && !one.retired);
+      EXPECT_TRUE(one.inherited);
 }
 
 TEST(ListenTakeOver, TheSameShardsHaveTheSameSockets) {
@@ -304,12 +303,13 @@ TEST(ListenTakeOver, MoreAndFewerShards) {
   }
 }
 
-TEST(ListenTakeOver, WhatIsNoLongerWantedIsRetired) {
+TEST(ListenTakeOver, WhatIsNoLongerWantedIsToLeave) {
   const Listening before = start(config_for({endpoint("127.0.0.1:0"), endpoint("127.0.0.2:0")}));
   const auto after = take_over_listening(
       config_for({endpoint("127.0.0.3:0"), endpoint("127.0.0.2:0")}), offer_of(before), 2);
   ASSERT_TRUE(after.has_value()) << after.error().message;
-  std::size_t retired = 0;
+  ASSERT_EQ(after->leaving.size(), 1U);
+  std::size_t leaving = 0;
   std::set<std::uint32_t> numbers;
   for (const ListenAddress& address : after->addresses) {
     EXPECT_TRUE(numbers.insert(address.number).second);
@@ -318,12 +318,12 @@ TEST(ListenTakeOver, WhatIsNoLongerWantedIsRetired) {
   EXPECT_EQ(numbers.size(), 2U);
   for (const auto& of_shard : after->by_shard)
     for (const ShardListener& one : of_shard) {
-      if (!one.retired) continue;
-      ++retired;
+      if (one.address != after->leaving.front()) continue;
+      ++leaving;
       EXPECT_FALSE(numbers.contains(one.address)) << "a change cannot mean it";
       EXPECT_EQ(local_endpoint(one.socket.get()).value(), before.addresses[0].real);
     }
-  EXPECT_EQ(retired, kShards) << "each with those who wait there";
+  EXPECT_EQ(leaving, kShards) << "each with those who wait there";
 }
 
 TEST(ListenTakeOver, AnAddressMoreOnAPortOfTheirs) {

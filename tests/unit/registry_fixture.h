@@ -93,7 +93,7 @@ class RegistryWorld {
       mailboxes_.push_back(std::make_unique<ShardMailbox>(mailbox_places));
       raw_mailboxes_.push_back(mailboxes_.back().get());
     }
-    path_ = to_take_over != nullptr ? to_take_over->path() : folder_.file("registry.sock");
+    path_ = to_take_over != nullptr ? to_take_over->path() : folder_->file("registry.sock");
     options.path = path_;
     make_registry(options, to_take_over);
     TCPMUX_CHECK(loop_->add(wakeup_.get(), [this] { run_posted(); }).has_value(), "an eventfd");
@@ -124,6 +124,8 @@ class RegistryWorld {
 
   Registry& registry() { return *registry_; }
   const std::string& path() const { return path_; }
+  // Where the path is; for who goes on there when this world has ended.
+  std::shared_ptr<TestFolder> folder() const { return folder_; }
   const ServiceTable& table() const { return *table_; }
   ShardNews& news(std::size_t shard = 0) { return news_[shard]; }
   std::size_t backend_count() {
@@ -249,7 +251,7 @@ class RegistryWorld {
     }
   }
 
-  TestFolder folder_;
+  std::shared_ptr<TestFolder> folder_ = std::make_shared<TestFolder>();
   std::string path_;
   OwnFd wakeup_{::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
   std::unique_ptr<EventLoop> loop_;

@@ -1,9 +1,9 @@
-// The registry under a new configuration, as the one that gives everything to a successor, and as
-// that successor: two registries, each with its loop and its shards.
+// The registry as the one that gives everything to a successor, and as that successor: two of them,
+// each with its loop and its shards.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "tests/unit/registry_fixture.h"
@@ -34,13 +34,6 @@ void resume(RegistryWorld& world) {
   world.on_loop([&] { world.registry().resume(); });
   world.pump();
 }
-void forget(ShardNews& news) {
-  news.order.clear();
-  news.lanes.clear();
-  news.gone.clear();
-  news.draining.clear();
-}
-
 // What one process tells the other.
 struct Given {
   json state;
@@ -70,6 +63,7 @@ class Succession {
   explicit Succession(RegistryOptions options = roomy(), std::uint32_t shards = 1,
                       std::vector<Service> services = {{.name = "echo"}, {.name = "time"}})
       : old_(std::make_unique<RegistryWorld>(std::move(options), shards, std::move(services))),
+        folder_(old_->folder()),
         path_(old_->path()) {}
 
   RegistryWorld& old_one() { return *old_; }
@@ -114,6 +108,7 @@ class Succession {
 
  private:
   std::unique_ptr<RegistryWorld> old_;
+  std::shared_ptr<TestFolder> folder_;
   std::unique_ptr<RegistryWorld> new_;
   std::string path_;
 };
@@ -282,11 +277,14 @@ TEST(RegistrySuccession, ItIsAtRestWhenNothingIsOnItsWay) {
 
   RegistryWorld slow(roomy(), 1, {{.name = "echo"}}, 1);
   Peer another(slow.path());
-  slow.let_shard_know(0, false);
-  another.send(encode(serving({"echo"}, 3)));
-  while (!at_rest(slow))
-    slow.pump();
-  EXPECT_EQ(slow.news().order, "") << "not before the shards have it";
+  expect_welcome(slow.ask(another, serving({"echo"})));
+  another.leave();
+  while (slow.backend_count() > 0)
+    ::poll(nullptr, 0, 1);
+  EXPECT_FALSE(at_rest(slow)) << "its end is two messages, and the mailbox has one place";
+  EXPECT_TRUE(slow.wait_until([&] { return at_rest(slow); }));
+  slow.pump();
+  EXPECT_EQ(slow.news().gone.size(), 1U);
 }
 
 TEST(RegistrySuccession, WhoPausesAndGoesOnIsAsBefore) {
@@ -323,7 +321,7 @@ TEST(RegistrySuccession, WhoPausesAndGoesOnIsAsBefore) {
 TEST(RegistrySuccession, WhatIsTakenIsAccountedFor) {
   Succession of;
   RegistryOptions options = roomy();
-  options.descriptors_max = 4;  // a connection and a lane; the next connection
+  options.descriptors_max = 5;  // a connection and a lane; the next connection, and half a lane
   options.windows_max = 20;
   Peer peer(of.path());
   expect_welcome(of.old_one().ask(peer, serving({"echo"}, 1, 16)));
@@ -408,11 +406,11 @@ TEST(RegistrySuccession, NamesThatTheNewConfigurationLacks) {
 }
 
 TEST(RegistrySuccession, ThePathIsTheNewOnes) {
-  namespace fs = std::filesystem;
   Succession of;
   std::vector<Given> all = of.give();
   of.make_new();
   EXPECT_FALSE(RegistrySocket::open(of.path()).has_value()) << "nobody comes between";
+  std::ofstream(of.path() + ".lock") << "1\n";  // the pid of the one before
   of.hand_over(std::move(all));
   EXPECT_EQ(of.text_of_lock(), std::to_string(::getpid()) + "\n");
   of.old_one().on_loop([&] {
@@ -420,6 +418,7 @@ TEST(RegistrySuccession, ThePathIsTheNewOnes) {
     of.old_one().registry().begin_shutdown();
     of.old_one().registry().say_goodbye();
   });
+  of.end_old();
   Peer peer(of.path());
   expect_welcome(of.new_one().ask(peer, serving({"echo"})));
   EXPECT_FALSE(RegistrySocket::open(of.path()).has_value()) << "it is locked all the time";
@@ -498,89 +497,6 @@ TEST(RegistrySuccession, WhatCannotBeUnderstoodIsAnError) {
   });
   EXPECT_EQ(of.new_one().backend_count(), 0U);
   EXPECT_EQ(of.new_one().news().order, "");
-}
-
-// ---- a new configuration
-
-ServiceTable table_of(std::vector<Service> services) {
-  return ServiceTable::build(std::move(services)).value();
-}
-void change(RegistryWorld& world, const RegistryOptions& options, std::vector<Service> services) {
-  const ServiceTable table = table_of(std::move(services));
-  world.on_loop([&] { world.registry().change(options, table, 111, 222); });
-  world.pump();
-}
-
-TEST(RegistryChange, NamesComeAndGo) {
-  RegistryWorld world(roomy(), 2);
-  Peer peer(world.path());
-  expect_welcome(world.ask(peer, serving({"echo", "time"})));
-  change(world, roomy(), {{.name = "new"}, {.name = "time"}});
-  for (const std::size_t shard : {0U, 1U}) {
-    EXPECT_TRUE(world.news(shard).order.ends_with("Tt"));
-    EXPECT_TRUE((*world.news(shard).table)[0].removed);
-    EXPECT_EQ(world.news(shard).table->find("new"), 2U);
-  }
-  EXPECT_EQ(world.backend_count(), 1U) << "its lanes stay, and it serves the other name";
-  Peer for_new(world.path());
-  expect_welcome(world.ask(for_new, serving({"new"})));
-  Peer for_removed(world.path());
-  expect_refused(world.ask(for_removed, serving({"echo"})), RefuseCode::kUnknownService, "echo");
-  change(world, roomy(), {{.name = "Echo"}});
-  Peer once_more(world.path());
-  expect_welcome(world.ask(once_more, serving({"echo"})));
-  EXPECT_EQ(world.news().lanes.back()->setup.services, std::vector<ServiceId>{0});
-  EXPECT_EQ(world.news().routes.at(0).backends, 2U) << "and the one that never left";
-}
-
-TEST(RegistryChange, ShardsGetPlacesBeforeTheyGetNames) {
-  RegistryOptions options = roomy();
-  options.services_max = 2;
-  RegistryWorld world(options);
-  change(world, options, {{.name = "a"}});
-  EXPECT_EQ(world.news().order, "MTt") << "three names, where there were places for two";
-  forget(world.news());
-  change(world, options, {{.name = "echo"}});
-  EXPECT_EQ(world.news().order, "Tt");
-  forget(world.news());
-  options.open = true;
-  change(world, options, {{.name = "echo"}});
-  EXPECT_EQ(world.news().order, "MTt") << "places for names that will be registered";
-  Peer peer(world.path());
-  expect_welcome(world.ask(peer, serving({"neverheardof"})));
-}
-
-TEST(RegistryChange, TheRegistryIsOpenedAndClosed) {
-  RegistryWorld world(roomy());
-  RegistryOptions open = roomy();
-  open.open = true;
-  Peer before(world.path());
-  expect_refused(world.ask(before, serving({"x"})), RefuseCode::kUnknownService, "x");
-  change(world, open, {{.name = "echo"}});
-  Peer peer(world.path());
-  expect_welcome(world.ask(peer, serving({"x"})));
-  EXPECT_FALSE((*world.news().table)[world.news().table->find("x")].removed);
-  change(world, open, {{.name = "echo"}});
-  EXPECT_FALSE((*world.news().table)[world.news().table->find("x")].removed);
-  Peer takes_the_place(world.path());
-  expect_welcome(world.ask(takes_the_place, serving({"time"})));
-  EXPECT_EQ(world.news().lanes.back()->setup.services, std::vector<ServiceId>{1})
-      << "of the name that was configured";
-  change(world, roomy(), {{.name = "echo"}});
-  EXPECT_TRUE((*world.news().table)[world.news().table->find("x")].removed);
-  Peer after(world.path());
-  expect_refused(world.ask(after, serving({"x"})), RefuseCode::kUnknownService, "x");
-}
-
-TEST(RegistryChange, TheWindowIsThatOfNewcomers) {
-  RegistryWorld world(roomy());
-  RegistryOptions smaller = roomy();
-  smaller.window_max = 4;
-  smaller.descriptors_max = 0;  // not to be looked at
-  smaller.lanes_per_shard_max = 0;
-  change(world, smaller, {{.name = "echo"}});
-  Peer peer(world.path());
-  EXPECT_EQ(expect_welcome(world.ask(peer, serving({"echo"}, 1, 16))).window, 4U);
 }
 
 }  // namespace

@@ -72,6 +72,7 @@ Status Daemon::make_limits() {
       config_.handshake.connections_per_shard_max);
   if (!limits) return std::unexpected(limits.error());
   limits_ = *limits;
+  connections_now_ = limits_.connections_per_shard;
   return {};
 }
 
@@ -135,6 +136,8 @@ Status Daemon::make_listening() {
   }
   if (!made) return std::unexpected(made.error());
   listening_ = *std::move(made);
+  if (!listening_.leaving.empty()) leave_at_ns_ = monotonic_ns() + kLeave_ns;
+  loop_->add_deadline([this] { return leave_at_ns_; }, [this] { leave_addresses(); });
   const std::size_t most = most_listeners(listening_);
   if (most > kAcceptsMax)
     return fail(std::to_string(most) + " listeners for one shard are too many (there are at most " +

@@ -49,6 +49,10 @@ class Daemon {
   void say_failed(const std::string& why);
 
  private:
+  // How long an address that is no longer configured is still served: longer than a client needs
+  // for the handshake of TCP and for its line.
+  static constexpr std::int64_t kLeave_ns = 2 * kNanosPerSecond;
+
   // --- making (daemon.cc) ---
   Status make_limits();
   Status make_registry();
@@ -72,6 +76,8 @@ class Daemon {
   // What changes at once; a remark for each thing that does not. An error: nothing has changed.
   Result<std::vector<std::string>> reload();
   Result<std::vector<std::string>> apply(Config next);
+  void change_shards(std::vector<std::vector<ShardListener>> added);
+  void leave_addresses();
   void upgrade(const ControlReply* reply);
   void take_client(PassedConnection client, const std::string& service);
 
@@ -82,7 +88,10 @@ class Daemon {
   std::uint32_t shard_count_;
   Limits limits_;
   Engine engine_;
-  Listening listening_;  // without by_shard, once the shards have that
+  Listening listening_;                 // without by_shard, once the shards have that
+  std::vector<std::uint32_t> removed_;  // addresses that the shards are to be told of next
+  std::int64_t leave_at_ns_ = kNever_ns;
+  std::uint32_t connections_now_ = 0;  // as configured now, for each shard
   std::shared_ptr<const ServiceTable> first_table_;
   StewardMailbox steward_mailbox_;
   std::unique_ptr<EventLoop> loop_;

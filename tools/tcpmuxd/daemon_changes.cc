@@ -119,37 +119,53 @@ Result<std::vector<std::string>> Daemon::apply(Config next) {
                                                    static_cast<std::uint32_t>(next.listen.size()),
                                                    next.handshake.connections_per_shard_max);
   if (!limits) return std::unexpected(limits.error());
-  Result<ListenChange> listening = change_listening(listening_, next, shard_count_);
+  Result<Listening> listening = change_listening(listening_, next, shard_count_);
   if (!listening) return std::unexpected(listening.error());
   if (listening_.inherited() && next.listen != config_.listen)
     remarks.push_back("listen is not looked at: the sockets were passed to us (LISTEN_FDS)");
-  std::ranges::copy(listening->listening.remarks, std::back_inserter(remarks));
+  std::ranges::copy(listening->remarks, std::back_inserter(remarks));
 
   config_ = std::move(next);
   set_log_level(config_.log_level);
   steward_->set_drain_ms(config_.handshake.deadline_ms);
   registry_->change(registry_options(), config_.services, config_.handoff.stall_ms * kNanosPerMilli,
                     config_.handoff.deadline_ms * kNanosPerMilli);
-  // Slots are made once, so there are never more than at first.
-  if (limits->connections_per_shard > limits_.connections_per_shard)
+  connections_now_ = limits->connections_per_shard;
+  if (connections_now_ > limits_.connections_per_shard)
     remarks.push_back("handshake.connections_per_shard_max stays " +
                       std::to_string(limits_.connections_per_shard) +
                       ": it becomes more with an upgrade (tcpmux ctl upgrade)");
+  // Those of a reload just before leave now, so that there are never more than of two.
+  removed_ = std::exchange(listening_.leaving, {});
+  auto added = std::exchange(listening->by_shard, {});
+  listening_ = *std::move(listening);
+  change_shards(std::move(added));
+  if (!listening_.leaving.empty()) leave_at_ns_ = monotonic_ns() + kLeave_ns;
+  return remarks;
+}
+
+// `added`: by shard. What the configuration says holds from then on.
+void Daemon::change_shards(std::vector<std::vector<ShardListener>> added) {
+  // Slots are made once, so there are never more than at first.
   ShardSettings settings = shard_settings();
-  settings.connections_max = std::min(limits->connections_per_shard, limits_.connections_per_shard);
-  std::uint32_t shard = 0;
+  settings.connections_max = std::min(connections_now_, limits_.connections_per_shard);
+  std::size_t shard = 0;
   shards_->send_all([&] {
     ShardMessage message;
     message.kind = ShardMessage::Kind::kChange;
     message.change = std::make_unique<ShardChange>();
     message.change->settings = settings;
-    message.change->added = std::move(listening->listening.by_shard[shard++]);
-    message.change->removed = listening->removed;
+    if (!added.empty()) message.change->added = std::move(added[shard++]);
+    message.change->removed = removed_;
     return message;
   });
-  listening->listening.by_shard.clear();
-  listening_ = std::move(listening->listening);
-  return remarks;
+  removed_.clear();
+}
+
+void Daemon::leave_addresses() {
+  leave_at_ns_ = kNever_ns;
+  removed_ = std::exchange(listening_.leaving, {});
+  if (!removed_.empty()) change_shards({});
 }
 
 void Daemon::upgrade(const ControlReply* reply) {
@@ -157,8 +173,8 @@ void Daemon::upgrade(const ControlReply* reply) {
   const std::int64_t began_ns = monotonic_ns();
   const auto done = [waiting, began_ns](const Result<pid_t>& successor) {
     if (!successor) {
-      // What began and failed is in the log already.
       if (waiting) waiting->send({{"ok", false}, {"error", successor.error().message}});
+      if (!waiting) SPDLOG_WARN("not upgraded: {}", successor.error().message);
       return;
     }
     tell_main_pid(*successor);
@@ -169,10 +185,12 @@ void Daemon::upgrade(const ControlReply* reply) {
                      {"new_pid", *successor},
                      {"milliseconds", took_ms}});
   };
-  if (steward_->shutting_down())
+  if (steward_->shutting_down()) {
     done(fail("the daemon is shutting down"));
-  else
-    upgrade_->begin(listening_.addresses, done);
+    return;
+  }
+  leave_addresses();  // the successor gets none of them
+  upgrade_->begin(listening_.addresses, done);
 }
 
 // From the process before us; the shard that has no room finds another.
