@@ -258,7 +258,6 @@ void Upgrade::fail_with(const std::string& why) {
   const std::string end = end_successor();
   why_aborted_ = "the new binary does not serve: " + why + (end.empty() ? "" : " (" + end + ")") +
                  "; we go on";
-  SPDLOG_ERROR("upgrade: {}", why_aborted_);
   enter(Phase::kAborting);
   if (before == Phase::kSettling) parts_.registry.resume();
   if (before == Phase::kStarting || before == Phase::kSettling) {

@@ -169,21 +169,21 @@ void Daemon::leave_addresses() {
 }
 
 void Daemon::upgrade(const ControlReply* reply) {
-  const std::optional<ControlReply> waiting = reply ? std::optional(*reply) : std::nullopt;
+  std::function<void(const json&)> answer = [](const json&) {};
+  if (reply != nullptr) answer = [waiting = *reply](const json& text) { waiting.send(text); };
   const std::int64_t began_ns = monotonic_ns();
-  const auto done = [waiting, began_ns](const Result<pid_t>& successor) {
+  const auto done = [answer, began_ns](const Result<pid_t>& successor) {
     if (!successor) {
-      if (waiting) waiting->send({{"ok", false}, {"error", successor.error().message}});
-      if (!waiting) SPDLOG_WARN("not upgraded: {}", successor.error().message);
+      SPDLOG_WARN("not upgraded: {}", successor.error().message);
+      answer({{"ok", false}, {"error", successor.error().message}});
       return;
     }
     tell_main_pid(*successor);
     const std::int64_t took_ms = (monotonic_ns() - began_ns) / kNanosPerMilli;
-    if (waiting)
-      waiting->send({{"ok", true},
-                     {"old_pid", ::getpid()},
-                     {"new_pid", *successor},
-                     {"milliseconds", took_ms}});
+    answer({{"ok", true},
+            {"old_pid", ::getpid()},
+            {"new_pid", *successor},
+            {"milliseconds", took_ms}});
   };
   if (steward_->shutting_down()) {
     done(fail("the daemon is shutting down"));
