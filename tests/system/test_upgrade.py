@@ -1,7 +1,8 @@
 """Guards the upgrade: the next binary takes over listeners, registry, backends and lanes while
 clients come without end, and not one of them notices; and where it cannot, the old one goes on.
 
-TCPMUX_UPGRADE_SECONDS (default 6) is how long the load lasts in which ten upgrades happen."""
+TCPMUX_UPGRADE_SECONDS (default 6) is how long the load lasts in which ten upgrades happen,
+TCPMUX_UPGRADE_RATE (default 400) how many clients come in a second."""
 
 import json
 import os
@@ -18,7 +19,9 @@ from harness import SystemTest, binary, eventually, main, on_both_engines
 
 SECONDS = float(os.environ.get("TCPMUX_UPGRADE_SECONDS", "6"))
 UPGRADES = 10
-RATE = 400
+RATE = int(os.environ.get("TCPMUX_UPGRADE_RATE", "400"))
+# What each process serves before it is replaced: so the upgrades are spread over the load.
+SHARE = RATE * SECONDS / (UPGRADES + 2)
 ECHO = {"services": {"echo": {}, "other": {}}}
 PATIENT = {"handshake": {"deadline_ms": 60_000}, **ECHO}
 
@@ -81,7 +84,8 @@ class UnderLoad(UpgradeTest):
             daemon.upgrade()
             # Each serves some before it is replaced itself.
             eventually(
-                lambda: daemon.status()["counters"]["handed_off"] > 20 or load.poll() is not None,
+                lambda: daemon.status()["counters"]["handed_off"] > SHARE
+                or load.poll() is not None,
                 "the new one serves",
             )
         self.assertIsNone(load.poll(), "the load has ended before the last upgrade")
