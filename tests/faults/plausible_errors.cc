@@ -28,6 +28,9 @@ constexpr std::array kNeverFailed = {
     SYS_close_range,
     // ...they give memory back; only a wrong address makes them fail.
     SYS_munmap,
+    // ...only the leak sanitizer makes them, when the program ends.
+    SYS_ptrace,
+    SYS_wait4,
     // ...the C library aborts upon errors of them that the kernel never gives.
     SYS_futex,
     SYS_set_robust_list,
