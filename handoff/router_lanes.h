@@ -219,8 +219,11 @@ void Router<Io>::look_at(Lane& lane, std::uint32_t index, std::int64_t now_ns) {
 template <IoBackend Io>
 void Router<Io>::look_at_stalled(Lane& lane, std::uint32_t index, std::int64_t now_ns) {
   const bool raw = lane.setup.kind != LaneKind::kMessages;
-  const bool expired = lane.still_for_ns(now_ns) >= options_.stall_ns + options_.deadline_ns;
-  if ((lane.queued() > 0 || lane.collected > 0) && (expired || others_serve(lane))) {
+  // Others come first, even where the deadline has passed before the stall was seen.
+  const bool others = others_serve(lane);
+  const bool expired =
+      !others && lane.still_for_ns(now_ns) >= options_.stall_ns + options_.deadline_ns;
+  if ((lane.queued() > 0 || lane.collected > 0) && (expired || others)) {
     lose_collected(lane);
     if (take_back(lane, expired)) {
       lane.emptied();

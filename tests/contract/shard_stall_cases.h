@@ -58,6 +58,17 @@ bool resumes(World<Io>& world, Backend& stalled) {
   return resumed && stalled.probes == 1 && stalled.received.empty();
 }
 
+// A deadline that is shorter than the pause between two looks has passed when the stall is seen.
+TYPED_TEST(ShardStall, OthersComeBeforeTheDeadline) {
+  auto& world = this->make_world({.stall_ms = kStall_ms, .handoff_deadline_ms = 1});
+  Backend stalled = world.add_backend({.window = 8});
+  Backend living = world.add_backend({.window = 4});
+  const std::vector<OwnFd> clients = accepted_at_once(world, 3);
+  expect_all_talk(clients, living.take(3));
+  EXPECT_EQ(world.heard().amount(stalled.id, LaneNotice::kTakenBack), 3U);
+  EXPECT_TRUE(resumes(world, stalled));
+}
+
 TYPED_TEST(ShardStall, AStalledLaneIsTakenBackAndServesAgainWhenItMoves) {
   auto& world = this->make_world({.stall_ms = kStall_ms});
   Backend stalled = world.add_backend({.window = 8});
