@@ -65,7 +65,8 @@ TYPED_TEST(ShardStall, OthersComeBeforeTheDeadline) {
   Backend living = world.add_backend({.window = 4});
   const std::vector<OwnFd> clients = accepted_at_once(world, 3);
   expect_all_talk(clients, living.take(3));
-  EXPECT_EQ(world.heard().amount(stalled.id, LaneNotice::kTakenBack), 3U);
+  EXPECT_TRUE(world.wait_until(
+      [&] { return world.heard().amount(stalled.id, LaneNotice::kTakenBack) == 3; }));
   EXPECT_TRUE(resumes(world, stalled));
 }
 
