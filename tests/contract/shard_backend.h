@@ -7,10 +7,12 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <span>
 #include <string>
@@ -146,7 +148,8 @@ struct Backend {
       while (receive_message(lane.get(), kind)) {
       }
   }
-  // The next `count` sockets; fewer when they do not come.
+  // The next `count` sockets; fewer when they do not come. A shard that fills the lane while it is
+  // read makes more of them: those stay for the next call.
   std::vector<Arrival> take(std::size_t count,
                             handoff::LaneKind kind = handoff::LaneKind::kMessages) {
     const std::int64_t deadline_ns = monotonic_ns() + kPatience_ns;
@@ -157,7 +160,12 @@ struct Backend {
         waiting.push_back({.fd = lane.get(), .events = POLLIN, .revents = 0});
       ::poll(waiting.data(), waiting.size(), 10);
     }
-    return std::exchange(received, {});
+    const auto end =
+        received.begin() + static_cast<std::ptrdiff_t>(std::min(count, received.size()));
+    std::vector<Arrival> taken(std::make_move_iterator(received.begin()),
+                               std::make_move_iterator(end));
+    received.erase(received.begin(), end);
+    return taken;
   }
   Arrival take_one(handoff::LaneKind kind = handoff::LaneKind::kMessages) {
     std::vector<Arrival> all = take(1, kind);
