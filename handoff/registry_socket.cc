@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "core/base/check.h"
+#include "core/base/folder.h"
 
 namespace tcpmux::handoff {
 namespace {
@@ -21,10 +22,7 @@ namespace {
 constexpr int kBacklog = 128;
 
 Status make_folder(const std::string& path) {
-  const std::size_t slash = path.rfind('/');
-  const std::string folder = path.substr(0, slash == std::string::npos ? 0 : slash);
-  if (folder.empty() || ::mkdir(folder.c_str(), 0755) == 0 || errno == EEXIST) return {};
-  return fail_errno("the registry's folder cannot be made: mkdir " + folder);
+  return make_folder_of(path, "the registry's folder cannot be made");
 }
 
 std::string holder_of(int lock) {

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "core/base/check.h"
+#include "core/base/folder.h"
 
 namespace tcpmux {
 namespace {
@@ -29,11 +30,7 @@ OwnFd unix_stream() {
 }
 
 Status make_folder(const std::string& path) {
-  const std::size_t slash = path.rfind('/');
-  const std::string folder = path.substr(0, slash == std::string::npos ? 0 : slash);
-  if (folder.empty() || ::mkdir(folder.c_str(), 0755) == 0 || errno == EEXIST) return {};
-  return fail_errno("the control socket's folder cannot be made" + std::string(kAdvice) +
-                    ": mkdir " + folder);
+  return make_folder_of(path, "the control socket's folder cannot be made" + std::string(kAdvice));
 }
 
 std::string holder_of(int connected) {
