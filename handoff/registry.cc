@@ -74,18 +74,22 @@ std::size_t Registry::backend_count() const {
       backends_.begin(), backends_.end(), [](const auto& one) { return one.second.registered; }));
 }
 
+std::vector<std::string> Registry::names_of(const std::vector<ServiceId>& services) const {
+  std::vector<std::string> names;
+  for (const ServiceId service : services)
+    names.push_back((*table_)[service].name);
+  return names;
+}
+
 std::vector<BackendStatus> Registry::backends() const {
   std::vector<BackendStatus> all;
   for (const auto& [id, backend] : backends_) {
     if (!backend.registered) continue;
-    std::vector<std::string> names;
-    for (const ServiceId service : backend.services)
-      names.push_back((*table_)[service].name);
     all.push_back({.id = id,
                    .pid = backend.peer.pid,
                    .uid = backend.peer.uid,
                    .user = user_name(backend.peer.uid),
-                   .names = std::move(names),
+                   .names = names_of(backend.services),
                    .lanes = backend.lanes,
                    .window = backend.window,
                    .batch = backend.batch,

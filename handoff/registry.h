@@ -158,6 +158,7 @@ class Registry {
   void send_routes(const std::vector<ServiceId>& services);
   void send_due_welcomes();
 
+  std::vector<std::string> names_of(const std::vector<ServiceId>& services) const;
   void listen_to_all();
   void account_for(const Lane& lane);
   void hand_over(std::unique_ptr<Lane> lane);

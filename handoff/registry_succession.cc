@@ -128,12 +128,6 @@ std::size_t Registry::lane_count() const {
 }
 
 void Registry::give(const Giving& to) const {
-  const auto names_of = [this](const std::vector<ServiceId>& services) {
-    std::vector<std::string> names;
-    for (const ServiceId service : services)
-      names.push_back((*table_)[service].name);
-    return names;
-  };
   for (const auto& [id, backend] : backends_) {
     const int connection = backend.connection.get();
     to({{"kind", "backend"},
