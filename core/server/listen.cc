@@ -50,7 +50,7 @@ Status check_is_tcp_listener(int fd) {
 }
 
 // One socket for each shard in turn; a shard that goes short gets a copy of the first.
-Status share_out(std::vector<OwnFd> sockets, ListenAddress& address, Listening& listening) {
+Status add_address(ListenAddress address, std::vector<OwnFd> sockets, Listening& listening) {
   const std::size_t shards = listening.by_shard.size();
   while (sockets.size() < shards) {
     OwnFd copy(::fcntl(sockets.front().get(), F_DUPFD_CLOEXEC, 0));
@@ -63,6 +63,7 @@ Status share_out(std::vector<OwnFd> sockets, ListenAddress& address, Listening& 
                                               .inherited = address.inherited,
                                               .address = address.number});
   }
+  listening.addresses.push_back(std::move(address));
   return {};
 }
 
@@ -111,9 +112,7 @@ Status listen_on(const Endpoint& wanted, const Config& config, const std::vector
   if (!sockets) return std::unexpected(sockets.error());
   ListenAddress address{.number = listening.next_number++, .wanted = wanted};
   address.real = local_endpoint(sockets->front().get()).value_or(wanted);
-  Status shared = share_out(*std::move(sockets), address, listening);
-  listening.addresses.push_back(std::move(address));
-  return shared;
+  return add_address(std::move(address), *std::move(sockets), listening);
 }
 
 // The addresses of `config` that `listening` does not have yet.
@@ -191,9 +190,8 @@ Result<Listening> start_listening(const Config& config, std::vector<OwnFd> inher
                           .inherited = true};
     std::vector<OwnFd> one;
     one.push_back(std::move(socket));
-    if (Status shared = share_out(std::move(one), address, listening); !shared)
-      return std::unexpected(shared.error());
-    listening.addresses.push_back(std::move(address));
+    if (Status added = add_address(std::move(address), std::move(one), listening); !added)
+      return std::unexpected(added.error());
   }
   if (listening.inherited()) return listening;
   if (Status listened = listen_on_the_rest(config, {}, listening); !listened)
@@ -222,9 +220,8 @@ Result<Listening> take_over_listening(const Config& config, std::vector<OfferedA
                        ? Result<std::vector<OwnFd>>(std::move(one.sockets))
                        : open_for_shards(one.real, config, std::move(one.sockets), shards);
     if (!sockets) return std::unexpected(sockets.error());
-    if (Status shared = share_out(*std::move(sockets), address, listening); !shared)
-      return std::unexpected(shared.error());
-    listening.addresses.push_back(std::move(address));
+    if (Status added = add_address(std::move(address), *std::move(sockets), listening); !added)
+      return std::unexpected(added.error());
   }
   for (std::size_t i = 0; i < not_wanted.size(); ++i) {
     stop_deferring(not_wanted[i].get());
