@@ -161,6 +161,18 @@ def arguments(text, **extra):
     return options
 
 
+def run_under_load(text, run, rate):
+    """A whole program whose `run` takes an engine, seconds, a rate and a seed: its exit status."""
+    options = arguments(
+        text,
+        seconds=(60.0, "how long clients come"),
+        rate=(rate, "clients a second"),
+        seed=(1, "of what is random"),
+    )
+    figures = run(options.engine, options.seconds, rate=options.rate, seed=options.seed)
+    return deliver(options, figures)
+
+
 def find_binaries(folder):
     default = os.environ.get("TCPMUX_BIN_DIR") or os.path.join(ROOT, "build", "bin")
     os.environ["TCPMUX_BIN_DIR"] = folder or default

@@ -141,16 +141,5 @@ def run(engine, seconds, *, rate=300, seed=1):
     }
 
 
-def main():
-    options = place.arguments(
-        __doc__,
-        seconds=(60.0, "how long clients come"),
-        rate=(300, "clients a second"),
-        seed=(1, "of what is random"),
-    )
-    figures = run(options.engine, options.seconds, rate=options.rate, seed=options.seed)
-    return place.deliver(options, figures)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(place.run_under_load(__doc__, run, rate=300))
