@@ -41,6 +41,17 @@ class UpgradeTest(SystemTest):
         self.addCleanup(daemon.stop)
         return daemon
 
+    def script(self, text):
+        """A daemon whose binary was replaced by a script after its start."""
+        program = os.path.join(self.directory, "tcpmuxd")
+        shutil.copy(binary("tcpmuxd"), program)
+        daemon = self.start(program=program)
+        os.rename(program, program + ".old")
+        with open(program, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(program, stat.S_IRWXU)
+        return daemon
+
     def is_closed(self, address):
         try:
             self.connect(address).close()
@@ -321,17 +332,6 @@ class Refused(UpgradeTest):
             self.assertEqual(int(lock.read()), daemon.pid)
         self.assertEqual(len(daemon.status()["backends"]), 1)
 
-    def script(self, text):
-        """A daemon whose binary was replaced by a script after its start."""
-        program = os.path.join(self.directory, "tcpmuxd")
-        shutil.copy(binary("tcpmuxd"), program)
-        daemon = self.start(program=program)
-        os.rename(program, program + ".old")
-        with open(program, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(program, stat.S_IRWXU)
-        return daemon
-
     def test_a_wrong_configuration(self):
         daemon = self.start()
         self.write_config("listen = 5\n")
@@ -392,7 +392,7 @@ class Meanwhile(UpgradeTest):
         eventually(lambda: daemon.status()["pid"] == daemon.current, "the new one answers")
 
     def test_the_end_while_one_is_under_way(self):
-        daemon = self.script_that_waits()
+        daemon = self.script("#!/bin/sh\nexec sleep 600\n")
         with socket.socket(socket.AF_UNIX) as control:
             control.connect(daemon.control)
             control.sendall(b'{"command":"upgrade"}\n')
@@ -418,26 +418,10 @@ class Meanwhile(UpgradeTest):
 
     def gated(self):
         """A daemon whose next binary waits until something is written into a FIFO."""
-        program = os.path.join(self.directory, "tcpmuxd")
-        shutil.copy(binary("tcpmuxd"), program)
-        daemon = self.start(program=program)
-        os.rename(program, program + ".old")
         gate = os.path.join(self.directory, "gate")
         os.mkfifo(gate)
-        with open(program, "w", encoding="utf-8") as file:
-            file.write(f"#!/bin/sh\nread line < {gate}\nexec {program}.old \"$@\"\n")
-        os.chmod(program, stat.S_IRWXU)
+        daemon = self.script(f'#!/bin/sh\nread line < {gate}\nexec "$0.old" "$@"\n')
         return daemon, gate
-
-    def script_that_waits(self):
-        program = os.path.join(self.directory, "tcpmuxd")
-        shutil.copy(binary("tcpmuxd"), program)
-        daemon = self.start(program=program)
-        os.unlink(program)
-        with open(program, "w", encoding="utf-8") as file:
-            file.write("#!/bin/sh\nexec sleep 600\n")
-        os.chmod(program, stat.S_IRWXU)
-        return daemon
 
 
 if __name__ == "__main__":
