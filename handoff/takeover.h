@@ -29,6 +29,7 @@ class Takeover {
   std::string registry_path() const { return registry_path_; }
   std::size_t lane_count() const { return lane_count_; }
   RegistrySocket take_registry();
+  std::size_t address_count() const { return addresses_.size(); }
   std::vector<OfferedAddress> take_addresses() { return std::move(addresses_); }
 
   // Tells that everything is made; waits for backends and lanes, and gives them to `registry`.

@@ -165,15 +165,17 @@ def parse_counters(line):
     return {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", line)}
 
 
-# Gives descriptor argv[1] to argv[2:] the way systemd passes a socket: as number 3, with
-# LISTEN_PID naming the process itself.
+# Gives the descriptors argv[1] ("4,5") to argv[2:] the way systemd passes sockets: as numbers 3 and
+# up, with LISTEN_PID naming the process itself.
 SYSTEMD_LAUNCHER = """
-import os, sys
-passed = int(sys.argv[1])
-if passed != 3:
-    os.dup2(passed, 3)
-    os.close(passed)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+import fcntl, os, sys
+numbers = [int(number) for number in sys.argv[1].split(",")]
+copies = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3 + len(numbers)) for number in numbers]
+for number in numbers:
+    os.close(number)
+for place, copy in enumerate(copies, 3):
+    os.dup2(copy, place)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(numbers)))
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 

@@ -1,8 +1,10 @@
 """Guards the ways to start: flags, a configuration that is wrong in any way (nothing starts, and
 the message names file, line and column), the log level, sockets passed by systemd."""
 
+import contextlib
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -203,6 +205,26 @@ class Start(SystemTest):
                 self.serve(self.backend("echo", registry=path))
                 for _ in range(50):
                     self.assert_served((host, port))
+
+    def test_more_sockets_than_there_are_descriptors_for(self):
+        """Whatever listens takes of what connections may have."""
+        with socket.socket() as listener, contextlib.ExitStack() as copies:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            passed = [copies.enter_context(listener.dup()).fileno() for _ in range(20)]
+            result = subprocess.run(
+                [sys.executable, "-c", SYSTEMD_LAUNCHER, ",".join(map(str, passed))]
+                + [binary("tcpmuxd"), "--engine", self.engine, "--shards", "1"]
+                + ["--registry", self.registry],
+                pass_fds=passed,
+                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=False,
+            )
+        self.assertEqual((result.returncode, result.stdout), (1, ""))
+        self.assertIn("limit of 64 is too small for 1 shards with 20 listeners", result.stderr)
 
     def test_sockets_meant_for_another_process(self):
         """LISTEN_PID names somebody else: the variables are not for us."""

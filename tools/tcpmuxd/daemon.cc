@@ -46,6 +46,11 @@ Status Daemon::make() {
   shards_ = std::make_unique<ShardSet>(shard_count_);
   if (!steward_mailbox_.is_open() || !shards_->is_open())
     return fail_errno("eventfd, for the threads to speak to each other by");
+  if (!takeover_) {
+    Result<std::vector<OwnFd>> inherited = inherited_listeners();
+    if (!inherited) return std::unexpected(inherited.error());
+    inherited_ = *std::move(inherited);
+  }
   if (Status made = make_limits(); !made) return made;
   // The table of descriptors grows before there are threads (limits.h).
   grow_descriptor_table(limits_.descriptors_used);
@@ -67,9 +72,11 @@ Status Daemon::make() {
 Status Daemon::make_limits() {
   const Result<std::uint32_t> descriptors = raise_descriptor_limit();
   if (!descriptors) return std::unexpected(descriptors.error());
-  const Result<Limits> limits = divide_descriptors(
-      *descriptors, shard_count_, static_cast<std::uint32_t>(config_.listen.size()),
-      config_.handshake.connections_per_shard_max);
+  std::size_t listeners = listeners_per_shard(config_, inherited_);
+  if (takeover_) listeners = std::max(listeners, takeover_->address_count());
+  const Result<Limits> limits =
+      divide_descriptors(*descriptors, shard_count_, static_cast<std::uint32_t>(listeners),
+                         config_.handshake.connections_per_shard_max);
   if (!limits) return std::unexpected(limits.error());
   limits_ = *limits;
   connections_now_ = limits_.connections_per_shard;
@@ -130,9 +137,7 @@ Status Daemon::make_listening() {
   if (takeover_) {
     made = take_over_listening(config_, takeover_->take_addresses(), shard_count_);
   } else {
-    Result<std::vector<OwnFd>> inherited = inherited_listeners();
-    if (!inherited) return std::unexpected(inherited.error());
-    made = start_listening(config_, *std::move(inherited), shard_count_);
+    made = start_listening(config_, std::move(inherited_), shard_count_);
   }
   if (!made) return std::unexpected(made.error());
   listening_ = *std::move(made);

@@ -88,6 +88,7 @@ class Daemon {
   std::uint32_t shard_count_;
   Limits limits_;
   Engine engine_;
+  std::vector<OwnFd> inherited_;        // from a service manager, until they are listened on
   Listening listening_;                 // without by_shard, once the shards have that
   std::vector<std::uint32_t> removed_;  // addresses that the shards are to be told of next
   std::int64_t leave_at_ns_ = kNever_ns;

@@ -115,9 +115,11 @@ Result<std::vector<std::string>> Daemon::apply(Config next) {
   keep(config_.engine, next.engine, "engine", "an upgrade (tcpmux ctl upgrade)");
   keep(config_.registry.path, next.registry.path, "registry.path", "a restart");
   keep(config_.control.path, next.control.path, "control.path", "an upgrade (tcpmux ctl upgrade)");
-  const Result<Limits> limits = divide_descriptors(limits_.descriptors, shard_count_,
-                                                   static_cast<std::uint32_t>(next.listen.size()),
-                                                   next.handshake.connections_per_shard_max);
+  const std::size_t listeners =
+      listening_.inherited() ? listening_.addresses.size() : next.listen.size();
+  const Result<Limits> limits =
+      divide_descriptors(limits_.descriptors, shard_count_, static_cast<std::uint32_t>(listeners),
+                         next.handshake.connections_per_shard_max);
   if (!limits) return std::unexpected(limits.error());
   Result<Listening> listening = change_listening(listening_, next, shard_count_);
   if (!listening) return std::unexpected(listening.error());
