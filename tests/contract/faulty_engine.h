@@ -13,7 +13,6 @@
 #include <cerrno>
 #include <cstdint>
 #include <deque>
-#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -21,6 +20,7 @@
 
 #include "core/base/clock.h"
 #include "core/io/backend.h"
+#include "tests/contract/forwarding_engine.h"
 #include "tests/contract/support.h"
 
 namespace tcpmux::contract_test {
@@ -56,16 +56,11 @@ class Fault {
 };
 
 template <IoBackend Io>
-class Faulty {
+class Faulty : public Forwarding<Faulty<Io>, Io> {
  public:
   inline static Fault fault;
 
-  static Result<std::unique_ptr<Faulty>> create(const IoLimits& limits) {
-    Result<std::unique_ptr<Io>> made = Io::create(limits);
-    if (!made) return std::unexpected(made.error());
-    return std::make_unique<Faulty>(*std::move(made));
-  }
-  explicit Faulty(std::unique_ptr<Io> io) : io_(std::move(io)) {}
+  using Forwarding<Faulty, Io>::Forwarding;
   ~Faulty() {
     for (const Completion& completion : held_)
       if (completion.tag.operation == Operation::kAccept && completion.result >= 0)
@@ -80,16 +75,6 @@ class Faulty {
       held_.push_back({.tag = tag, .result = waiting, .more = true});
     io_->accept(tag, fd);
   }
-  void watch_wakeups(Tag tag, int fd) { io_->watch_wakeups(tag, fd); }
-  void peek(Tag tag, int fd, std::span<char> buffer) { io_->peek(tag, fd, buffer); }
-  void discard(Tag tag, int fd, std::size_t count) { io_->discard(tag, fd, count); }
-  void reply(Tag tag, int fd, std::size_t count, std::span<const char> bytes, bool hold_back) {
-    io_->reply(tag, fd, count, bytes, hold_back);
-  }
-  void drain(Tag tag, int fd) { io_->drain(tag, fd); }
-  void cancel(Tag tag, int fd) { io_->cancel(tag, fd); }
-  void let_go(int fd) { io_->let_go(fd); }
-  void close(int fd) { io_->close(fd); }
   void shutdown_write(int fd) {
     static constexpr std::array kErrors = {ENOTCONN};
     if (fault.next("shutdown_write", kErrors) == 0) io_->shutdown_write(fd);
@@ -98,7 +83,6 @@ class Faulty {
     static constexpr std::array kErrors = {ENOTCONN};
     return fault.next("endpoints", kErrors) == 0 ? io_->endpoints(fd) : Endpoints{};
   }
-  std::uint32_t queued_bytes(int fd) { return io_->queued_bytes(fd); }
   std::int64_t send_now(int fd, const msghdr* message) {
     static constexpr std::array kErrors = {ENOBUFS, EPIPE, ETOOMANYREFS};
     const int error = fault.next("send_now", kErrors);
@@ -220,7 +204,7 @@ class Faulty {
     held_.push_back({.tag = accepted.tag, .result = -error, .more = false});
   }
 
-  std::unique_ptr<Io> io_;
+  using Forwarding<Faulty, Io>::io_;
   std::deque<Completion> held_;  // for the shard, before anything else
   std::vector<int> backlog_;
   int listener_ = -1;
