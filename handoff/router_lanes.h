@@ -49,9 +49,16 @@ void Router<Io>::add_lane(std::unique_ptr<Lane> lane) {
   tick_by(0);
 }
 
-// A message that cannot be sent stays for the next call.
+// A message that cannot be sent stays for the next call. So does all while something is owed since
+// an earlier pause: that keeps the numbers of lanes that have got others since, and there are two
+// for each.
 template <IoBackend Io>
 bool Router<Io>::give_lanes_away(std::int64_t now_ns) {
+  const bool all_away = std::all_of(lanes_.begin(), lanes_.end(),
+                                    [](const std::unique_ptr<Lane>& lane) { return !lane; });
+  if (all_away) return true;
+  if (std::any_of(owed_.begin(), owed_.end(), [](std::uint32_t owed) { return owed > 0; }))
+    return false;
   for (std::uint32_t i = 0; i < lanes_used_; ++i) {
     if (lanes_[i] == nullptr) continue;
     Lane& lane = lane_at(i);

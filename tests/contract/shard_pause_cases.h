@@ -2,6 +2,7 @@
 // programs that run them.
 #pragma once
 
+#include "tests/contract/late_engine.h"
 #include "tests/contract/shard_succession.h"
 
 namespace tcpmux::contract_test {
@@ -301,6 +302,37 @@ TYPED_TEST(ShardPause, AStrangerThatIsInheritedMeanwhile) {
   EXPECT_TRUE(hears_nothing(made.client));
   resume(world);
   EXPECT_EQ(read_all(made.client), "-unknown service\r\n");
+}
+
+template <class Io>
+class ShardPauseLate : public ShardTest<Io, Late<Io>> {};
+TYPED_TEST_SUITE(ShardPauseLate, Engines, EngineNames);
+
+// A number that is owed is nobody's until the reply is sent, so a lane that comes back gets another
+// one. There are two for each lane: the next pause waits.
+TYPED_TEST(ShardPauseLate, ThePauseAfterAPauseWaitsForWhatIsOwed) {
+  using Engine = Late<TypeParam>;
+  auto& world = this->make_world({.lanes_max = 1});
+  Backend backend = world.add_backend({.window = 4});
+  Engine::keeps_replies = true;
+  std::vector<OwnFd> clients;
+  clients.push_back(accepted(world));
+  pause(world);
+  ASSERT_EQ(world.heard().lanes.size(), 1U);
+  resume(world);
+  clients.push_back(accepted(world));
+  begin_pause(world);
+  const std::uint64_t before = Engine::waits;
+  ASSERT_TRUE(world.wait_until([&] {
+    world.mailbox(0).wake();
+    return Engine::waits > before + 3;
+  }));
+  EXPECT_EQ(world.heard().shards_paused, 0U);
+  Engine::keeps_replies = false;
+  world.mailbox(0).wake();
+  ASSERT_TRUE(is_paused(world));
+  resume(world);
+  expect_all_talk(clients, backend.take(2));
 }
 
 }  // namespace tcpmux::contract_test
