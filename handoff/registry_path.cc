@@ -10,8 +10,9 @@
 namespace tcpmux::handoff {
 namespace {
 
-// Where the kernel does not tell us.
-constexpr std::int64_t kLook_ns = 10 * kNanosPerSecond;
+// For what the kernel does not tell us: a folder on the way that got another name, a watch that
+// could not be had.
+constexpr std::int64_t kLook_ns = 5 * kNanosPerSecond;
 // While it is not ours.
 constexpr std::int64_t kLookAgain_ns = kNanosPerSecond;
 
@@ -23,16 +24,15 @@ bool somebody_waits(int listener) {
 }  // namespace
 
 void Registry::watch_path() {
-  look_at_path_ns_ = kNever_ns;
-  const bool watched = socket_.watch_fd() >= 0 &&
-                       loop_.add(socket_.watch_fd(), [this] { look_at_path(); }).has_value();
-  if (!watched) look_at_path_ns_ = monotonic_ns() + kLook_ns;
+  look_at_path_ns_ = monotonic_ns() + kLook_ns;
+  if (socket_.watch_fd() < 0) return;
+  const Status watched = loop_.add(socket_.watch_fd(), [this] { look_at_path(); });
+  if (!watched) SPDLOG_DEBUG("registry: {}", watched.error().message);
 }
 
 void Registry::look_at_path() {
   socket_.read_watch();
-  if (look_at_path_ns_ != kNever_ns) look_at_path_ns_ = monotonic_ns() + kLook_ns;
-  if (shutting_down_) look_at_path_ns_ = kNever_ns;
+  look_at_path_ns_ = shutting_down_ ? kNever_ns : monotonic_ns() + kLook_ns;
   if (shutting_down_) return;
   if (!socket_.is_at_path()) return restore_path();
   if (std::exchange(path_trouble_, "").empty()) return;

@@ -38,8 +38,8 @@ class RegistrySocket {
 
   // Whether the path still leads to this socket.
   bool is_at_path() const;
-  // Readable when that may have changed; -1 where the kernel has none to give (inotify(7)), so that
-  // one has to look now and then.
+  // Readable when that may have changed, unless it is a folder on the way that got another name; -1
+  // where the kernel has none to give (inotify(7)). So one has to look now and then.
   int watch_fd() const { return watch_.get(); }
   void read_watch();
   // Where the path no longer leads here: makes the folder, the lock and the socket again, as far as

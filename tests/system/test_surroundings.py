@@ -277,6 +277,12 @@ class Path(SystemTest):
         self.assertGreater(second.wait_exit(), 0)
         self.assertRegex(second.text(), rf"\b{self.daemon.pid}\b")
 
+    def test_a_folder_on_the_way_gets_another_name(self):
+        """Nothing happens to the file itself; it is looked for every 5 seconds."""
+        since = self.daemon.mark()
+        os.rename(self.folder, self.folder + ".old")
+        self.assert_registers_again(since)
+
     def test_a_dead_socket_in_its_place(self):
         since = self.daemon.mark()
         elsewhere = os.path.join(self.folder, "other")
