@@ -83,7 +83,7 @@ struct Opened {
   ShardListener listener;
 };
 inline Opened open_another(std::uint32_t number) {
-  Result<OwnFd> socket = open_listener({.endpoint = *parse_endpoint("127.0.0.1:0")});
+  Result<OwnFd> socket = open_listener({.endpoint = own_endpoint()});
   TCPMUX_CHECK(socket.has_value(), "a test needs a listener");
   const Endpoint endpoint = *local_endpoint(socket->get());
   return {.endpoint = endpoint,

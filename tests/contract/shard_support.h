@@ -267,7 +267,7 @@ class World {
   };
 
   Endpoint open_seat(Seat& seat) {
-    Result<OwnFd> listener = open_listener({.endpoint = *parse_endpoint("127.0.0.1:0")});
+    Result<OwnFd> listener = open_listener({.endpoint = own_endpoint()});
     TCPMUX_CHECK(listener.has_value(), "a test needs a listener");
     seat.listener = *std::move(listener);
     const int bytes = options_.listener_send_bytes;
