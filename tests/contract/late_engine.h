@@ -3,12 +3,14 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <vector>
+#include <utility>
 
+#include "core/base/check.h"
 #include "core/io/backend.h"
 #include "tests/contract/forwarding_engine.h"
 
@@ -32,24 +34,30 @@ class Late : public Forwarding<Late<Io>, Io> {
   }
 
  private:
+  static constexpr std::size_t kKeptMax = 64;  // nothing is allocated while a shard runs
+
   // So that those that are kept always find room among others.
   std::span<Completion> room_of(std::span<Completion> completions) const {
-    return completions.first(completions.size() - kept_.size());
+    return completions.first(completions.size() - count_);
   }
 
   std::size_t kept(std::span<Completion> completions, std::size_t count) {
     const auto end = completions.begin() + static_cast<std::ptrdiff_t>(count);
-    const auto replies = std::stable_partition(completions.begin(), end, [](const Completion& one) {
-      return one.tag.operation != Operation::kReply;
-    });
-    kept_.insert(kept_.end(), replies, end);
-    if (keeps_replies) return static_cast<std::size_t>(replies - completions.begin());
-    const auto filled = std::copy(kept_.begin(), kept_.end(), replies);
-    kept_.clear();
+    auto filled = completions.begin();
+    for (auto one = completions.begin(); one != end; ++one) {
+      if (one->tag.operation != Operation::kReply) {
+        *filled++ = *one;
+      } else {
+        TCPMUX_CHECK(count_ < kKeptMax, "a test keeps few replies");
+        kept_[count_++] = *one;
+      }
+    }
+    if (!keeps_replies) filled = std::copy_n(kept_.begin(), std::exchange(count_, 0), filled);
     return static_cast<std::size_t>(filled - completions.begin());
   }
 
-  std::vector<Completion> kept_;
+  std::array<Completion, kKeptMax> kept_;
+  std::size_t count_ = 0;
 };
 
 }  // namespace tcpmux::contract_test
