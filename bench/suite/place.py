@@ -1,8 +1,10 @@
 """Where a comparison runs: the machine, its cores, the programs, and what else is busy there."""
 
+import contextlib
 import os
 import pathlib
 import platform
+import random
 import re
 import resource
 import shutil
@@ -46,9 +48,12 @@ class Place:
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below those that the kernel gives to clients by chance (ip_local_port_range)."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 # --- what else is busy ---

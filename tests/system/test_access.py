@@ -5,6 +5,7 @@ address, over IPv4, IPv6 and dual stack."""
 import time
 
 from harness import Client, Ending, SystemTest, exchange, main, on_both_engines
+from ports import free_port
 
 
 @on_both_engines
@@ -162,9 +163,7 @@ class Addresses(SystemTest):
 
     def test_both_families_on_one_port(self):
         """The default addresses: 0.0.0.0 and [::] with the same port do not clash."""
-        port = self.start(["127.0.0.1:0"]).address[1]
-        self.echo.close()
-        self.children[0].stop()
+        port = free_port()
         daemon = self.start([f"0.0.0.0:{port}", f"[::]:{port}"])
         self.assertEqual(len(daemon.addresses), 2)
         self.facts_hold(("127.0.0.1", port), ("127.0.0.1", port))

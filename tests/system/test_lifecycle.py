@@ -7,6 +7,7 @@ import socket
 
 from backend import DRAIN, GOODBYE, Ended, receive_message
 from harness import Client, Ending, SystemTest, eventually, main, on_both_engines
+from ports import free_port
 
 ECHO = {"services": {"echo": {}}}
 
@@ -179,8 +180,8 @@ class Hardy(SystemTest):
 class Restart(SystemTest):
     def test_a_backend_lives_through_restarts(self):
         """tcpmux-demo registers again, whether the daemon ended or was killed."""
-        daemon = self.start_daemon(ECHO)
-        port = daemon.address[1]
+        listen = [f"127.0.0.1:{free_port()}"]
+        daemon = self.start_daemon(ECHO, listen=listen)
         demo = self.demo("echo")
         for crash in [False, True]:
             self.echoes(daemon)
@@ -189,7 +190,7 @@ class Restart(SystemTest):
                 daemon.crash()
             else:
                 daemon.stop()
-            daemon = self.start_daemon(ECHO, listen=[f"127.0.0.1:{port}"])
+            daemon = self.start_daemon(ECHO, listen=listen)
             demo.wait_serving(since)
         self.echoes(daemon)
 

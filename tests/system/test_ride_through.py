@@ -28,6 +28,7 @@ from harness import (
     main,
     on_both_engines,
 )
+from ports import free_port
 
 SERVICES = ("echo", "whoami", "cecho", "daytime")
 # Nothing is taken back or given up, however slow this machine is.
@@ -45,8 +46,8 @@ SOAK_SECONDS = float(os.environ.get("TCPMUX_SOAK_SECONDS", "6"))
 class RideThroughTest(SystemTest):
     def start_all(self):
         """A mux with every kind of backend, and a session with each that keeps some."""
-        self.daemon = self.start_daemon(CONFIG)
-        self.address = self.daemon.address
+        self.address = ("127.0.0.1", free_port())
+        self.restart()
         self.serve_all()
 
     def serve_all(self):
@@ -66,7 +67,7 @@ class RideThroughTest(SystemTest):
         }
 
     def restart(self):
-        """A mux where the last one was."""
+        """A mux where the last one was, if there was one."""
         self.daemon = self.start_daemon(CONFIG, listen=["%s:%d" % self.address])
 
     def session(self, service):

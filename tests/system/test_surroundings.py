@@ -14,6 +14,7 @@ import unittest
 from backend import NO_ROOM, Backend, Refused
 from faults import is_sanitized
 from harness import PATIENCE_S, SystemTest, eventually, exchange, main, on_both_engines
+from ports import free_port
 
 ECHO = {"services": {"echo": {}}}
 OPEN = {"registry": {"open": True}, "handoff": {"window_max": 16_384}, **ECHO}
@@ -125,9 +126,7 @@ class Log(SystemTest):
     address that the test chose."""
 
     def start_mute(self, log):
-        with socket.socket() as chosen:
-            chosen.bind(("127.0.0.1", 0))
-            self.address = chosen.getsockname()
+        self.address = ("127.0.0.1", free_port())
         daemon = self.launch_daemon(
             ECHO,
             listen=[f"127.0.0.1:{self.address[1]}"],
