@@ -121,7 +121,7 @@ class Daemon(Child):
         self.stopped = True
         actual = self.wait_exit()
         if actual != code:
-            raise AssertionError(f"exit code {actual}, expected {code}")
+            raise AssertionError(f"exit code {actual}, expected {code}\n{self.text()[-20000:]}")
         self.check_clean()
         if code == 0:
             self.check_descriptors()
