@@ -106,7 +106,11 @@ Status Takeover::take_everything(Registry& registry) {
 
 Status Takeover::serving() {
   guardian_.let_go();
-  return channel_.send({{"kind", "serving"}, {"pid", ::getpid()}}, {});
+  Status said = channel_.send({{"kind", "serving"}, {"pid", ::getpid()}}, {});
+  const bool has_ended = !said && (said.error().code == EPIPE || said.error().code == ECONNRESET);
+  if (!has_ended) return said;
+  SPDLOG_WARN("the daemon before us has ended just now: {}", said.error().message);
+  return {};
 }
 
 void Takeover::failed(const std::string& why) {

@@ -34,7 +34,8 @@ class Takeover {
 
   // Tells that everything is made; waits for backends and lanes, and gives them to `registry`.
   Status take_everything(Registry& registry);
-  // The shards serve: everything is ours.
+  // Everything is ours from now on, and the shards are to serve at once. An error: the other one
+  // lives and was not told, so it goes on.
   Status serving();
   // Why there will be no serving().
   void failed(const std::string& why);

@@ -9,7 +9,7 @@
 //   settling   nobody registers any more; what is on its way to shards and backends arrives
 //   pausing    the shards stop accepting (who connects waits in the backlog, which the successor
 //              has too) and give their lanes back
-//   giving     backends and lanes are told to the successor, which begins to serve
+//   giving     backends and lanes are told to the successor, which says that it serves, and does
 //   leaving    our shards finish their handshakes; who needs a lane is passed on
 //
 // So each lane has one writer at any time, and until the successor serves nothing is given up.

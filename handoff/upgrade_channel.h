@@ -7,8 +7,8 @@
 //   address: listeners ->
 //   offered ->                             builds everything, serves nobody
 //                                     <- ready
-//   (pauses) backend, lane, end ->         serves
-//                                     <- serving
+//   (pauses) backend, lane, end ->
+//                                     <- serving, and serves
 //   client: a handshake that goes on ->
 //   (end of the channel)
 //

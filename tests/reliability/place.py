@@ -18,7 +18,8 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "system"))
 
 # pylint: disable=wrong-import-position
 from daemon import Daemon, daemon_command, registry_path_in, toml  # noqa: E402
-from processes import Child, Demo, binary, eventually  # noqa: E402
+from generations import Generations  # noqa: E402
+from processes import PATIENCE_S, Child, Demo, binary, eventually  # noqa: E402
 
 BATCH = 8  # how many clients one message may bring to a backend
 
@@ -44,7 +45,7 @@ def read_counts(path):
 class Place:
     """A daemon and its backends, all ended with the place, whatever happens."""
 
-    def __init__(self, engine, config, *, shards=2, prepare=None):
+    def __init__(self, engine, config, *, shards=2, prepare=None, generations=False):
         self.directory = tempfile.mkdtemp(prefix="mux")
         self.registry = registry_path_in(self.directory)
         self._exits = contextlib.ExitStack()
@@ -62,7 +63,10 @@ class Place:
             flags=(),
         )
         try:
-            self.daemon = Daemon(command, prepare=prepare)
+            if generations:
+                self.daemon = Generations(command, self.registry, prepare=prepare)
+            else:
+                self.daemon = Daemon(command, prepare=prepare)
             self._exits.callback(self.daemon.kill)
             self.daemon.wait_started()
         except BaseException:
@@ -203,6 +207,7 @@ def machine():
 
 __all__ = [
     "BATCH",
+    "PATIENCE_S",
     "ROOT",
     "Backend",
     "Place",

@@ -11,12 +11,14 @@ import place
 import descriptor_limit
 import flood
 import kill_backends
+import kill_successors
 import kill_workers
 import stop_backends
 
 PARTS = {
     "kill_backends": kill_backends.run,
     "kill_workers": kill_workers.run,
+    "kill_successors": kill_successors.run,
     "stop_backends": stop_backends.run,
     "flood": flood.run,
     "descriptor_limit": descriptor_limit.run,
@@ -50,6 +52,19 @@ def kills_table(all_figures):
         if "kills" in one
     ]
     return table(["what", "engine", *names], rows)
+
+
+def successors_table(all_figures):
+    head = ["engine", "successors killed", "when they served", "upgrades", "clients", "served"]
+    rows = [
+        [
+            *[one["engine"], one["successors_killed"], one["killed_when_they_served"]],
+            *[one["upgrades"], one["clients"], one["served"]],
+        ]
+        for one in all_figures
+        if "successors_killed" in one
+    ]
+    return table(head, rows)
 
 
 def stops_table(all_figures):
@@ -116,7 +131,7 @@ def summary(all_figures):
     broken = [f"{one['engine']}: {what}" for one in all_figures for what in one["broken"]]
     verdict = "All is as promised.\n\n" if not broken else "BROKEN:\n\n"
     text = verdict + "".join(f"- {one}\n" for one in broken) + ("\n" if broken else "")
-    for make in [kills_table, stops_table, floods_table, limits_table]:
+    for make in [kills_table, successors_table, stops_table, floods_table, limits_table]:
         text += make(all_figures)
     return text.rstrip("\n") + "\n"
 

@@ -14,6 +14,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import descriptor_limit  # noqa: E402
 import flood  # noqa: E402
 import kill_backends  # noqa: E402
+import kill_successors  # noqa: E402
 import kill_workers  # noqa: E402
 import place  # noqa: E402
 import processes  # noqa: E402
@@ -46,6 +47,11 @@ class Reliability(SystemTest):
         figures = kill_workers.run(self.engine, LONG_S or 4, rate=1000)
         self.holds("kill_workers", figures)
         self.assertGreater(figures["kills"], 0)
+
+    def test_successors_are_killed(self):
+        figures = kill_successors.run(self.engine, LONG_S or 5, rate=500)
+        self.holds("kill_successors", figures)
+        self.assertGreater(figures["successors_killed"], 0)
 
     def test_backends_are_stopped(self):
         figures = stop_backends.run(self.engine, LONG_S or 8, rate=200)

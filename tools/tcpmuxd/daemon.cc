@@ -193,9 +193,10 @@ Status Daemon::open_control() {
 // Backends and lanes stand in the shards' mailboxes when those begin to serve.
 Status Daemon::take_over() {
   if (Status taken = takeover_->take_everything(*registry_); !taken) return taken;
+  // Said before it is done: were we killed after our shards have begun and before it is said, the
+  // other one would go on with lanes that we have written into. What comes between cannot fail.
+  if (Status said = takeover_->serving(); !said) return said;
   shards_->serve();
-  if (Status said = takeover_->serving(); !said)
-    SPDLOG_WARN("the daemon before us cannot be told that we serve: {}", said.error().message);
   // All is ours by now, so this is no reason not to serve.
   if (Status opened = open_control(); !opened) SPDLOG_ERROR("{}", opened.error().message);
   const Status heard = takeover_->listen(
