@@ -100,7 +100,7 @@ std::vector<BackendStatus> Registry::backends() const {
 }
 
 void Registry::accept() {
-  OwnFd connection(::accept4(socket_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  OwnFd connection = socket_.accept();
   if (!connection.valid()) {
     if (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR) return;
     // Out of descriptors or memory: whoever waits is reported again and again, so we look away

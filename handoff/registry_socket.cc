@@ -1,6 +1,7 @@
 #include "handoff/registry_socket.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
@@ -133,6 +134,15 @@ RegistrySocket::RegistrySocket(std::string path, OwnFd lock, OwnFd socket)
       socket_(std::move(socket)),
       inode_(inode_of(path_)) {
   watch();
+}
+
+OwnFd RegistrySocket::accept() const {
+  return OwnFd(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+}
+
+bool RegistrySocket::somebody_waits() const {
+  pollfd waiting{.fd = socket_.get(), .events = POLLIN, .revents = 0};
+  return ::poll(&waiting, 1, 0) > 0;
 }
 
 bool RegistrySocket::is_at_path() const {
