@@ -145,8 +145,9 @@ bool RegistrySocket::somebody_waits() const {
   return ::poll(&waiting, 1, 0) > 0;
 }
 
+// What was taken over may have had no file then.
 bool RegistrySocket::is_at_path() const {
-  return inode_of(path_) == inode_;
+  return inode_ != 0 && inode_of(path_) == inode_;
 }
 
 // The file itself is watched, not its folder, in which much else may come and go. That its last
