@@ -10,6 +10,7 @@
 
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "core/base/planted.h"
 #include "handoff/ancillary.h"
 
 namespace tcpmux::handoff {
@@ -317,7 +318,8 @@ void Registry::send_due_welcomes() {
     everywhere = std::min(everywhere, routes_versions_[shard].load(std::memory_order_acquire));
   std::vector<std::uint64_t> failed;
   for (auto& [id, backend] : backends_)
-    if (backend.welcome_at_version != 0 && backend.welcome_at_version <= everywhere)
+    if (backend.welcome_at_version != 0 &&
+        (backend.welcome_at_version <= everywhere || planted(Bug::kWelcomeTooEarly)))
       if (!welcome(backend)) failed.push_back(id);
   for (const std::uint64_t id : failed)
     end(id, "its Welcome cannot be sent");

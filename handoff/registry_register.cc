@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "core/base/planted.h"
 #include "core/server/memory_reserve.h"
 #include "handoff/ancillary.h"
 #include "handoff/lane_sockets.h"
@@ -26,7 +27,7 @@ std::string joined(const std::vector<std::string>& names) {
 }  // namespace
 
 void Registry::handle_register(Backend& backend, std::span<const std::byte> message) {
-  if (backend.registered) {
+  if (backend.registered && !planted(Bug::kRegisteredTwice)) {
     refuse(backend, {RefuseCode::kMalformed, "a connection registers once: open another one"});
     return;
   }
