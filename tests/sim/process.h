@@ -30,6 +30,7 @@ struct Seat {
   std::uint32_t number = 0;  // in the world
   std::uint32_t slots = 0;
   std::int64_t busy_until_ns = 0;
+  std::int64_t paused_ns = 0;    // after its last turn
   std::uint32_t idle_turns = 0;  // in a row
   bool ended = false;
 };

@@ -124,6 +124,7 @@ void World::turn(Process& process, Seat& seat) {
     }
     process.mail.connections_in(local).clear();
   }
+  ledger_.paused_ns = std::exchange(seat.paused_ns, 0);
   seat.engine->begin_turn();
   allocation_forbidden = true;
   seat.shard->turn();
@@ -140,6 +141,7 @@ void World::turn(Process& process, Seat& seat) {
     const std::int64_t pause_ns = context_.random.skewed(kPause_ns);
     context_.note(What::kPause, seat.number, pause_ns);
     seat.busy_until_ns += pause_ns;
+    seat.paused_ns = pause_ns;
   }
   steward_turn(process);
   if (&process == predecessor() && process.has_ended()) end_predecessor();
