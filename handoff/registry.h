@@ -102,7 +102,8 @@ class Registry {
   // Tells `to` of every backend and every lane, and in the end of what else the successor needs.
   using Giving = std::function<void(const nlohmann::json& state, std::span<const int> descriptors)>;
   void give(const Giving& to) const;
-  // The successor serves: the path is no longer ours, and no backend is told that we leave.
+  // The successor serves: the path, backends and lanes are no longer ours, and no backend is told
+  // that we leave.
   void give_up();
   const std::string& path() const { return socket_.path(); }
   int socket_fd() const { return socket_.fd(); }

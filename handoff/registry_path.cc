@@ -1,6 +1,5 @@
 // Registry, the part about its path: it may be removed or replaced while we run. Who is registered
 // does not notice; who wants to register cannot, until the socket stands there again.
-#include <poll.h>
 #include <spdlog/spdlog.h>
 
 #include <utility>
@@ -15,11 +14,6 @@ namespace {
 constexpr std::int64_t kLook_ns = 5 * kNanosPerSecond;
 // While it is not ours.
 constexpr std::int64_t kLookAgain_ns = kNanosPerSecond;
-
-bool somebody_waits(int listener) {
-  pollfd waiting{.fd = listener, .events = POLLIN, .revents = 0};
-  return ::poll(&waiting, 1, 0) > 0;
-}
 
 }  // namespace
 
@@ -43,7 +37,7 @@ void Registry::look_at_path() {
 void Registry::restore_path() {
   if (path_trouble_.empty()) SPDLOG_WARN("registry: {} is no longer our socket", socket_.path());
   // Whoever came in time is served: a listener that is closed turns its backlog away.
-  while (accept_paused_until_ns_ == kNever_ns && somebody_waits(socket_.fd()))
+  while (accept_paused_until_ns_ == kNever_ns && socket_.somebody_waits())
     accept();
   loop_.remove(socket_.watch_fd());
   loop_.remove(socket_.fd());

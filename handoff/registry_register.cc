@@ -1,56 +1,21 @@
 // Registry, the part about one Register message: may this peer have these names, and what is it
 // given?
 #include <spdlog/spdlog.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
-#include <cstring>
 
+#include "core/base/planted.h"
 #include "core/server/memory_reserve.h"
 #include "handoff/ancillary.h"
+#include "handoff/lane_sockets.h"
 #include "handoff/registry.h"
 
 namespace tcpmux::handoff {
 namespace {
 
-// What the kernel charges the sender for one waiting message with one socket (Linux 6.18: 768 bytes
-// up to about 190 bytes of payload, 1,280 up to about 700): with this much send buffer for each
-// place of the window the queue is never full before the window is.
-constexpr std::uint32_t kMessageCostBytes = 1280;
-
 // At least what a lane keeps for each place of its window.
 constexpr std::size_t kPlaceBytes = 16;
-
-struct Pair {
-  OwnFd ours;
-  OwnFd theirs;
-};
-
-Result<Pair> make_pair(LaneKind kind) {
-  const int type = kind == LaneKind::kRawStream ? SOCK_STREAM : SOCK_SEQPACKET;
-  int ends[2];
-  if (::socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, ends) < 0) return fail_errno("socketpair");
-  return Pair{OwnFd(ends[0]), OwnFd(ends[1])};
-}
-
-// Makes the send buffer large enough for `window`, or as large as we may; gives the window that it
-// has room for.
-Result<std::uint32_t> fit_window(int fd, std::uint32_t window) {
-  // The kernel doubles what it is given (socket(7)).
-  const int wanted = static_cast<int>(window * (kMessageCostBytes / 2));
-  if (::setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &wanted, sizeof wanted) < 0 &&
-      ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &wanted, sizeof wanted) < 0)
-    return fail_errno("setsockopt(SO_SNDBUF)");
-  int bytes = 0;
-  socklen_t size = sizeof bytes;
-  if (::getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, &size) < 0)
-    return fail_errno("getsockopt(SO_SNDBUF)");
-  const auto fits = static_cast<std::uint32_t>(bytes) / kMessageCostBytes;
-  return std::clamp<std::uint32_t>(fits, 1, window);
-}
 
 std::string joined(const std::vector<std::string>& names) {
   std::string all;
@@ -62,7 +27,7 @@ std::string joined(const std::vector<std::string>& names) {
 }  // namespace
 
 void Registry::handle_register(Backend& backend, std::span<const std::byte> message) {
-  if (backend.registered) {
+  if (backend.registered && !planted(Bug::kRegisteredTwice)) {
     refuse(backend, {RefuseCode::kMalformed, "a connection registers once: open another one"});
     return;
   }
@@ -163,7 +128,7 @@ std::expected<std::vector<std::unique_ptr<Lane>>, Registry::Refused> Registry::m
     const Backend& backend, const Register& asked, std::uint32_t count, std::uint32_t window) {
   std::vector<std::unique_ptr<Lane>> lanes;
   for (std::uint32_t i = 0; i < count; ++i) {
-    Result<Pair> pair = make_pair(asked.lane_kind);
+    Result<LaneSockets> pair = make_lane_sockets(asked.lane_kind);
     if (!pair)
       return std::unexpected(Refused{RefuseCode::kNoRoom, "no lane: " + pair.error().message});
     const Result<std::uint32_t> fits = fit_window(pair->ours.get(), window);

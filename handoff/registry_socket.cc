@@ -1,6 +1,7 @@
 #include "handoff/registry_socket.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
@@ -135,8 +136,18 @@ RegistrySocket::RegistrySocket(std::string path, OwnFd lock, OwnFd socket)
   watch();
 }
 
+OwnFd RegistrySocket::accept() const {
+  return OwnFd(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+}
+
+bool RegistrySocket::somebody_waits() const {
+  pollfd waiting{.fd = socket_.get(), .events = POLLIN, .revents = 0};
+  return ::poll(&waiting, 1, 0) > 0;
+}
+
+// What was taken over may have had no file then.
 bool RegistrySocket::is_at_path() const {
-  return inode_of(path_) == inode_;
+  return inode_ != 0 && inode_of(path_) == inode_;
 }
 
 // The file itself is watched, not its folder, in which much else may come and go. That its last

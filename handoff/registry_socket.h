@@ -32,6 +32,10 @@ class RegistrySocket {
   // Another process has claimed it: its file stays when we end.
   void give_up() { is_ours_ = false; }
 
+  // Whoever waits, with SOCK_NONBLOCK; not valid, with errno, where that is nobody or it fails.
+  OwnFd accept() const;
+  bool somebody_waits() const;
+
   int fd() const { return socket_.get(); }
   int lock() const { return lock_.get(); }
   const std::string& path() const { return path_; }

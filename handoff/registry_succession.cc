@@ -152,9 +152,15 @@ void Registry::give(const Giving& to) const {
   to({{"kind", "end"}, {"next_id", next_id_}}, {});
 }
 
+// A connection that both hold does not end for its backend when the successor ends it.
 void Registry::give_up() {
   given_up_ = true;
   socket_.give_up();
+  backends_.clear();
+  away_.clear();
+  lanes_on_shard_.assign(lanes_on_shard_.size(), 0);
+  descriptors_used_ = 0;
+  windows_used_ = 0;
 }
 
 Status Registry::inherit(const json& state, std::vector<OwnFd> descriptors) {

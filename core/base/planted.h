@@ -19,6 +19,8 @@ enum class Bug : std::uint8_t {
   kTakenBackBlindly,  // what is taken back may find no descriptor
   kDoneSaidOnce,      // a shard that is done says so once, heard or not
   kOneByteTooMany,    // a byte behind the request line is consumed
+  kWelcomeTooEarly,   // a backend is welcomed before every shard knows of it
+  kRegisteredTwice,   // a connection may register again, beside what it has
 };
 
 #ifdef TCPMUX_PLANTED_BUGS
@@ -36,14 +38,16 @@ constexpr bool planted(Bug) {
 #endif
 
 // How they are called on the command line, in the order of the enum.
-inline constexpr std::array<std::string_view, 9> kBugNames = {"none",
-                                                              "handed-out-twice",
-                                                              "plus-without-place",
-                                                              "leak-on-eagain",
-                                                              "lost-deadline",
-                                                              "passed-when-done",
-                                                              "taken-back-blindly",
-                                                              "done-said-once",
-                                                              "one-byte-too-many"};
+inline constexpr std::array<std::string_view, 11> kBugNames = {"none",
+                                                               "handed-out-twice",
+                                                               "plus-without-place",
+                                                               "leak-on-eagain",
+                                                               "lost-deadline",
+                                                               "passed-when-done",
+                                                               "taken-back-blindly",
+                                                               "done-said-once",
+                                                               "one-byte-too-many",
+                                                               "welcome-too-early",
+                                                               "registered-twice"};
 
 }  // namespace tcpmux

@@ -1,5 +1,5 @@
-// Backends, the part about receiving, and about what becomes of a backend. What the registry says
-// to shards is in backends_registry.cc.
+// Backends, the part about receiving, and about what becomes of a backend. What it has to do with
+// the registry is in backends_registry.cc.
 #include "tests/sim/backends.h"
 
 #include <fmt/format.h>
@@ -21,13 +21,14 @@ void Backends::soon(std::uint32_t place) {
 }
 
 void Backends::lane_has_something(std::uint32_t lane) {
-  if (kernel_.lane(lane).theirs_open) soon(kernel_.lane(lane).backend_place);
+  const std::uint32_t place = kernel_.lane(lane).backend_place;
+  if (place < processes_.size()) soon(place);
 }
 
 // A backend that was stalled may wake up just here.
 void Backends::may_receive_now(std::uint32_t lane) {
-  if (!kernel_.lane(lane).theirs_open) return;
   const std::uint32_t place = kernel_.lane(lane).backend_place;
+  if (place >= processes_.size()) return;
   SimProcess& process = processes_[place];
   if (std::exchange(process.stalled, false)) {
     context_.note(What::kWakes, process.id);
@@ -130,18 +131,15 @@ void Backends::misbehave(std::uint32_t place) {
   SimProcess& process = processes_[place];
   if (context_.fault(Dial::kDie)) return die(place);
   if (context_.fault(Dial::kStall)) return stall(process, place);
-  if (!process.registered || process.left || process.draining || closed_) return;
+  if (!process.welcomed || process.leaving || process.draining || closed_) return;
   if (context_.fault(Dial::kRubbish)) {
-    end_registration(process);
-    context_.schedule(context_.random.skewed(kLeaves_ns), Happening::Kind::kBackendWakes, place,
-                      process.generation);
-  } else if (!paused_ && context_.fault(Dial::kDrain)) {
+    say_rubbish(process);
+    leave_soon(process, kLeaves_ns);
+  } else if (context_.fault(Dial::kDrain)) {
     process.draining = true;
     context_.note(What::kDrainsBackend, process.id);
-    send_routes(process.services);
-    command(handoff::RouterMessage::Kind::kDrainBackend, process.id);
-    context_.schedule(context_.random.skewed(kLeaves_ns), Happening::Kind::kBackendWakes, place,
-                      process.generation);
+    say(process, handoff::encode_plain(handoff::MessageType::kDrain), false);
+    leave_soon(process, kLeaves_ns);
   } else if (context_.fault(Dial::kShutsLane)) {
     const auto count = static_cast<std::uint32_t>(process.lanes.size());
     SimLane& lane = kernel_.lane(process.lanes[context_.random.below(count)]);
@@ -149,6 +147,14 @@ void Backends::misbehave(std::uint32_t place) {
     context_.note(What::kLaneBroken, lane.serial);
     look_who_is_able();
   }
+}
+
+// Whoever goes on receiving until then is of no more use.
+void Backends::leave_soon(SimProcess& process, std::int64_t within_ns) {
+  process.leaving = true;
+  look_who_is_able();
+  context_.schedule(context_.random.skewed(within_ns), Happening::Kind::kBackendWakes,
+                    place_of(process), process.generation);
 }
 
 void Backends::stall(SimProcess& process, std::uint32_t place) {
@@ -159,11 +165,15 @@ void Backends::stall(SimProcess& process, std::uint32_t place) {
                     Happening::Kind::kBackendWakes, place, process.generation);
 }
 
-// From a stall; or it leaves, where it is registered no more.
+// From a stall; or it leaves, with a word or without.
 void Backends::wake(std::uint32_t place, std::uint32_t generation) {
   SimProcess& process = processes_[place];
-  if (process.id == 0 || process.generation != generation || process.lanes.empty()) return;
-  if (!process.registered || process.left || process.draining) return die(place);
+  if (process.id == 0 || process.generation != generation) return;
+  if (process.leaving) {
+    if (context_.random.below(2) == 0)
+      say(process, handoff::encode_plain(handoff::MessageType::kGoodbye, "leaving"), false);
+    return die(place);
+  }
   if (!std::exchange(process.stalled, false)) return;
   context_.note(What::kWakes, process.id);
   look_who_is_able();
@@ -173,12 +183,14 @@ void Backends::wake(std::uint32_t place, std::uint32_t generation) {
 void Backends::die(std::uint32_t place) {
   SimProcess& process = processes_[place];
   context_.note(What::kDies, process.id);
-  if (process.registered) end_registration(process);
   const std::vector<std::uint32_t> lanes = std::exchange(process.lanes, {});
-  // A registry that hears nobody just now knows it still.
-  if (!process.left) clear(process);
-  for (const std::uint32_t lane : lanes)
+  const std::uint32_t connection = process.connection;
+  clear(process);
+  for (const std::uint32_t lane : lanes) {
+    kernel_.lane(lane).backend_place = UINT32_MAX;
     kernel_.leave_lane(lane);
+  }
+  if (connection != kNoConnection) registry_.leave(connection);
   look_who_is_able();
 }
 
@@ -189,9 +201,10 @@ void Backends::clear(SimProcess& process) {
 }
 
 void Backends::empty_and_leave() {
-  paused_ = false;
+  mux_has_ended_ = true;
   for (std::uint32_t place = 0; place < processes_.size(); ++place) {
     if (processes_[place].id == 0) continue;
+    if (!processes_[place].deaf) hear(place, processes_[place].generation);
     for (const std::uint32_t lane : processes_[place].lanes)
       while (receive_one(place, lane)) {
       }

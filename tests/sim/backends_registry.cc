@@ -1,244 +1,296 @@
-// Backends, the part about what the registry says to shards (handoff/registry.cc is what it is
-// modelled on).
+// Backends, the part about the registry: what they say to it, and what they do about its answers.
+// What it may answer is in backends_checks.cc.
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
-#include "handoff/lane_state.h"
 #include "tests/sim/backends.h"
 
 namespace tcpmux::sim {
 
-using handoff::BackendCommand;
-using handoff::Lane;
-using handoff::LaneKind;
-using handoff::RouterMessage;
-using handoff::RoutesCommand;
+using handoff::MessageType;
 
 namespace {
 
-ShardMessage of_sink(std::unique_ptr<SinkMessage> sink) {
-  ShardMessage message;
-  message.kind = ShardMessage::Kind::kSink;
-  message.sink = std::move(sink);
-  return message;
-}
+constexpr std::int64_t kSpeaks_ns = 2 * kNanosPerMilli;
+constexpr std::int64_t kHears_ns = 50 * kMicro_ns;
+constexpr std::int64_t kTriesAgain_ns = 10 * kNanosPerMilli;
+constexpr std::int64_t kGoesOn_ns = 80 * kNanosPerMilli;
+constexpr std::int64_t kTwin_ns = 20 * kNanosPerMilli;
+constexpr std::int64_t kDeaf_ns = 300 * kNanosPerMilli;
+constexpr std::uint32_t kOddOnesMax = 6;
+constexpr std::size_t kHeaderVersion = 4;  // where its byte is
 
 }  // namespace
 
-Backends::Backends(Parts parts, std::uint32_t lanes_max)
+Backends::Backends(Parts parts)
     : context_(parts.context),
       kernel_(parts.kernel),
       clients_(parts.clients),
       ledger_(parts.ledger),
-      shards_(static_cast<std::uint32_t>(parts.context.dials[Dial::kShards])),
-      lanes_on_shard_(shards_),
-      lanes_max_(lanes_max) {
+      registry_(parts.registry),
+      limits_(registry_options_of(parts.context)),
+      places_max_(static_cast<std::size_t>(context_.dials[Dial::kBackends]) + kOddOnesMax),
+      shards_(static_cast<std::uint32_t>(parts.context.dials[Dial::kShards])) {
+  // References to them stay good.
+  processes_.reserve(places_max_);
   kernel_.set_reader(this);
+  registry_.set_reader(this);
 }
 
-void Backends::serve(Process& process) {
-  mail_ = &process.mail;
-  first_ = process.first;
+SimProcess* Backends::who_has(std::uint32_t connection) {
+  SimProcess& process = processes_[registry_[connection].backend];
+  return process.id != 0 && process.connection == connection ? &process : nullptr;
 }
+
+// --- coming ---
 
 void Backends::register_missing() {
-  if (closed_ || paused_) return;
+  if (closed_ || context_.now_ns < not_before_ns_) return;
+  if (shutting_down_ && context_.random.below(8) != 0) return;
   const auto there = std::count_if(processes_.begin(), processes_.end(),
-                                   [](const auto& one) { return one.registered && !one.draining; });
-  if (there < context_.dials[Dial::kBackends]) register_one();
+                                   [](const auto& one) { return one.id != 0 && !one.leaving; });
+  if (there < context_.dials[Dial::kBackends]) start_one();
+  if (context_.fault(Dial::kRegistersAgain)) register_again();
 }
 
-void Backends::register_one() {
-  const bool one_lane = context_.fault(Dial::kOneLane);
-  const std::uint32_t first = context_.random.below(shards_);
-  const std::uint32_t count = one_lane ? 1 : shards_;
-  if (lanes_ + count > lanes_max_ || !kernel_.has_room(2 * count)) return;
-  for (std::uint32_t i = 0; i < count; ++i)
-    if (lanes_on_shard_[(first + i) % shards_] >= kLanesPerShardMax) return;
+SimProcess* Backends::start_one() {
   std::uint32_t place = 0;
   while (place < processes_.size() && processes_[place].id != 0)
     ++place;
+  if (place == places_max_) return nullptr;
   if (place == processes_.size()) processes_.emplace_back();
   SimProcess& process = processes_[place];
+  process.is_stranger = false;
+  choose(process);
+  process.connection = registry_.connect(place, process.is_stranger ? kStranger : kUser);
+  if (process.connection == kNoConnection) {
+    clear(process);
+    not_before_ns_ = context_.now_ns + context_.random.skewed(kTriesAgain_ns);
+    return nullptr;
+  }
   process.id = next_id_++;
-  process.registered = true;
+  context_.note(What::kConnectsToRegistry, process.id, process.connection);
+  process.deaf = context_.fault(Dial::kDeaf);
+  if (process.deaf) leave_soon(process, kDeaf_ns);
+  if (context_.fault(Dial::kNeverRegisters)) {
+    leave_soon(process, 2 * limits_.register_within_ns + kDeaf_ns);
+    return &process;
+  }
+  context_.schedule(context_.random.skewed(kSpeaks_ns), Happening::Kind::kBackendSpeaks, place,
+                    process.generation);
+  return &process;
+}
+
+void Backends::choose(SimProcess& process) {
+  Random& random = context_.random;
+  handoff::Register& asks = process.asks;
+  asks = {};
   const bool raw = context_.fault(Dial::kRaw);
   const auto services = static_cast<std::uint32_t>(context_.dials[Dial::kServices]);
-  process.services = 1U << context_.random.below(services);
-  if (!raw) process.services |= 1U << context_.random.below(services);
-  for (std::uint32_t i = 0; i < count; ++i)
-    make_lane(process, place, (first + i) % shards_, raw);
-  context_.note(What::kRegisters, process.id, count);
-  send_routes(process.services);
-  process.version = routes_version_;
+  const std::uint32_t first = random.below(services);
+  const std::uint32_t second = raw ? first : random.below(services);
+  process.services = 1U << first | 1U << second;
+  asks.names.push_back(service_name(first));
+  if (second != first) asks.names.push_back(service_name(second));
+  asks.window = static_cast<std::uint32_t>(random.between(0, context_.dials[Dial::kWindow]));
+  asks.batch =
+      static_cast<std::uint16_t>(raw ? 1 : random.between(1, context_.dials[Dial::kBatch]));
+  asks.lanes = context_.fault(Dial::kOneLane) ? 1 : 0;
+  asks.without_addresses = false;
+  if (raw)
+    asks.lane_kind =
+        random.below(2) == 0 ? handoff::LaneKind::kRawSeqpacket : handoff::LaneKind::kRawStream;
+  if (context_.fault(Dial::kAsksTooMuch)) ask_too_much(process);
 }
 
-void Backends::make_lane(SimProcess& process, std::uint32_t place, std::uint32_t shard, bool raw) {
+// A name that nobody configured may be had in an open registry, and more lanes where there is room.
+void Backends::ask_too_much(SimProcess& process) {
   Random& random = context_.random;
-  const auto window = static_cast<std::uint32_t>(random.between(1, context_.dials[Dial::kWindow]));
-  const auto batch = static_cast<std::uint16_t>(random.between(1, context_.dials[Dial::kBatch]));
-  const std::uint32_t number = kernel_.make_lane(window);
-  SimLane& lane = kernel_.lane(number);
-  lane.backend = process.id;
-  lane.backend_place = place;
-  lane.shard = first_ + shard;
-  lane.services = process.services;
-  lane.raw = raw;
-  Lane::Setup setup;
-  setup.ours = OwnFd(kernel_.open({File::Kind::kLaneOurs, kNobody, number}));
-  setup.copy_of_theirs = OwnFd(kernel_.open({File::Kind::kLaneCopy, kNobody, number}));
-  if (!setup.copy_of_theirs.valid()) broken(1, "the budget has no descriptors for a lane");
-  setup.backend = process.id;
-  for (ServiceId service = 0; service < 32; ++service)
-    if ((process.services >> service & 1) != 0) setup.services.push_back(service);
-  setup.kind = raw ? LaneKind::kRawSeqpacket : LaneKind::kMessages;
-  setup.window = window;
-  setup.batch = raw ? std::uint16_t{1} : batch;
-  auto made = std::make_unique<Lane>(std::move(setup));
-  made->shard = shard;
-  process.lanes.push_back(number);
-  process.shards |= std::uint64_t{1} << shard;
-  ++lanes_on_shard_[shard];
-  ++lanes_;
-  mail_->post(shard, of_sink(std::move(made)));
-}
-
-void Backends::send_routes(std::uint32_t services) {
-  ++routes_version_;
-  for (std::uint32_t shard = 0; shard < shards_; ++shard) {
-    auto command = std::make_unique<RoutesCommand>();
-    command->version = routes_version_;
-    for (ServiceId service = 0; service < 32; ++service) {
-      if ((services >> service & 1) == 0) continue;
-      RoutesCommand::Entry entry{.service = service};
-      for (const SimProcess& process : processes_) {
-        const bool serves = (process.services >> service & 1) != 0;
-        if (!serves || !process.registered || process.draining) continue;
-        entry.shards |= process.shards;
-        ++entry.backends;
-      }
-      command->entries.push_back(entry);
-    }
-    mail_->post(shard, of_sink(std::move(command)));
-  }
-  look_who_is_able();
-}
-
-void Backends::command(RouterMessage::Kind kind, std::uint64_t backend) {
-  for (std::uint32_t shard = 0; shard < shards_; ++shard)
-    mail_->post(shard, of_sink(std::make_unique<BackendCommand>(kind, backend)));
-}
-
-// First the others, so that what is taken back has somewhere to go.
-void Backends::end_registration(SimProcess& process) {
-  if (paused_) {
-    process.left = true;
-    return;
-  }
-  context_.note(What::kLoses, process.id);
-  process.registered = process.left = false;
-  send_routes(process.services);
-  command(RouterMessage::Kind::kBackendGone, process.id);
-}
-
-void Backends::lane_returns(std::unique_ptr<SinkMessage> message) {
-  if (paused_) {
-    away_.emplace_back(static_cast<Lane*>(message.release()));
-    return;
-  }
-  const auto& lane = static_cast<const Lane&>(*message);
-  context_.note(What::kLaneReturns, lane.setup.backend, lane.shard);
-  --lanes_on_shard_[lane.shard];
-  --lanes_;
-}
-
-void Backends::lane_is_broken(std::uint64_t backend) {
-  for (SimProcess& process : processes_) {
-    if (process.id != backend || !process.registered) continue;
-    end_registration(process);
-    context_.schedule(context_.random.skewed(80 * kNanosPerMilli), Happening::Kind::kBackendWakes,
-                      static_cast<std::uint32_t>(&process - processes_.data()), process.generation);
+  handoff::Register& asks = process.asks;
+  switch (random.below(5)) {
+    case 0:
+      process.is_stranger = true;
+      return;
+    case 1:
+      asks.names = {fmt::format("nobody-s-{}", random.below(6))};
+      process.services = 0;
+      return;
+    case 2:
+      asks.names.front() = random.below(2) == 0 ? "help" : "with space";
+      process.services = 0;
+      return;
+    case 3:
+      asks.window = UINT32_MAX >> random.below(16);
+      return;
+    default:
+      asks.lanes = static_cast<std::uint16_t>(1 + random.below(handoff::kLanesMax));
+      return;
   }
 }
 
-void Backends::hand_over(std::unique_ptr<Lane> lane) {
-  const std::uint32_t shard = lane->shard;
-  const std::uint64_t id = lane->setup.backend;
-  mail_->post(shard, of_sink(std::move(lane)));
+// The same names on another connection; one of the two goes before long.
+void Backends::register_again() {
   const auto found = std::find_if(processes_.begin(), processes_.end(),
-                                  [id](const auto& one) { return one.id == id && one.registered; });
-  if (found != processes_.end() && !found->draining) return;
-  const auto kind = found == processes_.end() ? RouterMessage::Kind::kBackendGone
-                                              : RouterMessage::Kind::kDrainBackend;
-  mail_->post(shard, of_sink(std::make_unique<BackendCommand>(kind, id)));
+                                  [](const auto& one) { return one.welcomed && !one.leaving; });
+  if (found == processes_.end()) return;
+  const std::uint32_t first = place_of(*found);
+  SimProcess* const twin = start_one();
+  if (twin == nullptr || twin->is_stranger || twin->leaving) return;
+  context_.note(What::kTwin, processes_[first].id, static_cast<std::int64_t>(twin->id));
+  twin->asks = processes_[first].asks;
+  twin->services = processes_[first].services;
+  leave_soon(context_.random.below(2) == 0 ? processes_[first] : *twin, kTwin_ns);
 }
 
-void Backends::hear_who_has_left() {
-  for (SimProcess& process : processes_) {
-    if (process.id == 0 || !process.left) continue;
-    end_registration(process);
-    if (process.lanes.empty()) clear(process);
+void Backends::say(SimProcess& process, std::vector<std::byte> message, bool is_to_be_answered) {
+  if (process.connection == kNoConnection) return;
+  RegistryConnection& connection = registry_[process.connection];
+  const auto bytes = static_cast<std::int64_t>(message.size());
+  context_.note(What::kSpeaks, process.id, bytes);
+  registry_.send(process.connection, std::move(message));
+  if (is_to_be_answered) connection.asked_ns = std::min(connection.asked_ns, context_.now_ns);
+}
+
+// Random bytes, a Register that is cut, a version that nobody speaks, a second Register.
+void Backends::say_rubbish(SimProcess& process) {
+  Random& random = context_.random;
+  process.rubbish = true;
+  std::vector<std::byte> message = handoff::encode(process.asks);
+  const std::uint32_t kind = random.below(process.has_asked ? 4 : 3);
+  if (kind == 0) {
+    message.resize(1 + random.below(40));
+    for (std::byte& byte : message)
+      byte = static_cast<std::byte>(random.below(256));
+    message.front() = std::byte{'x'};
+  } else if (kind == 1) {
+    message.resize(1 + random.below(static_cast<std::uint32_t>(message.size() - 1)));
+  } else if (kind == 2) {
+    message[kHeaderVersion] = std::byte{2};
+    process.other_version = true;
   }
-}
-
-void Backends::resume() {
-  paused_ = false;
-  for (std::unique_ptr<Lane>& lane : std::exchange(away_, {}))
-    hand_over(std::move(lane));
-  hear_who_has_left();
+  context_.note(What::kLoses, process.id, static_cast<std::int64_t>(message.size()));
+  say(process, std::move(message), true);
   look_who_is_able();
 }
 
-// Lanes go over as production writes them down for its successor.
-void Backends::move_to(Process& process) {
-  serve(process);
-  paused_ = false;
-  routes_known_ = 0;
-  for (std::unique_ptr<Lane>& lane : std::exchange(away_, {})) {
-    const nlohmann::json state = nlohmann::json::parse(handoff::lane_state(*lane).dump());
-    const std::uint32_t place = kernel_.file(lane->setup.ours.get()).index;
-    kernel_.lane(place).shard = first_ + lane->shard;
-    Result<std::unique_ptr<Lane>> taken =
-        handoff::lane_from(state, lane->setup.services, std::move(lane->setup.ours),
-                           std::move(lane->setup.copy_of_theirs));
-    if (!taken) broken(7, taken.error().message);
-    hand_over(*std::move(taken));
+// Its Register; where it has sent one, a second.
+void Backends::speak(std::uint32_t place, std::uint32_t generation) {
+  SimProcess& process = processes_[place];
+  if (process.id == 0 || process.generation != generation) return;
+  if (process.connection == kNoConnection) return;
+  if (process.has_asked) {
+    process.rubbish = true;
+    say(process, handoff::encode(process.asks), true);
+    return leave_soon(process, kGoesOn_ns);
   }
-  std::uint32_t all = 0;
-  for (const SimProcess& one : processes_)
-    if (one.registered) all |= one.services;
-  send_routes(all);
-  for (SimProcess& one : processes_)
-    if (one.registered) one.version = routes_version_;
-  hear_who_has_left();
+  if (context_.fault(Dial::kBadRegister)) {
+    say_rubbish(process);
+    return leave_soon(process, kGoesOn_ns);
+  }
+  process.has_asked = true;
+  context_.note(What::kRegisters, process.id, process.asks.lanes);
+  say(process, handoff::encode(process.asks), true);
+  if (context_.fault(Dial::kLeavesEarly)) leave_soon(process, 4 * kHears_ns);
+  if (context_.fault(Dial::kRegistersTwice))
+    context_.schedule(context_.random.skewed(kSpeaks_ns), Happening::Kind::kBackendSpeaks, place,
+                      generation);
+}
+
+void Backends::all_leave() {
+  closed_ = true;
+  for (SimProcess& process : processes_)
+    if (process.id != 0) leave_soon(process, kGoesOn_ns);
+}
+
+// --- hearing ---
+
+void Backends::registry_says_something(std::uint32_t connection) {
   look_who_is_able();
+  SimProcess* const process = who_has(connection);
+  if (process == nullptr || process->deaf || std::exchange(process->hears_soon, true)) return;
+  context_.schedule(context_.random.skewed(kHears_ns), Happening::Kind::kBackendHears,
+                    place_of(*process), process->generation);
 }
 
-void Backends::routes_are_known(std::uint64_t version) {
-  if (std::exchange(routes_known_, version) != version) look_who_is_able();
+void Backends::hear(std::uint32_t place, std::uint32_t generation) {
+  SimProcess& process = processes_[place];
+  if (process.id == 0 || process.generation != generation) return;
+  process.hears_soon = false;
+  if (process.connection == kNoConnection) return;
+  RegistryMessage message;
+  while (registry_.receive(process.connection, message))
+    take_in(process, message);
+  if (registry_[process.connection].references == 0) connection_ended(process);
 }
 
-// For the ledger: since when is there somebody for each service?
-void Backends::look_who_is_able() {
-  std::uint32_t registered = 0;
-  std::uint32_t able = 0;
-  for (const SimProcess& process : processes_) {
-    const bool known = process.registered && !process.left && !process.draining &&
-                       !process.shut_a_lane && process.version != 0 &&
-                       process.version <= routes_known_;
-    if (known) registered |= process.services;
-    if (known && !process.stalled) able |= process.services;
+void Backends::take_in(SimProcess& process, const RegistryMessage& message) {
+  const auto header = handoff::decode_header(message.payload);
+  if (!header) broken(7, fmt::format("backend {} is sent no message", process.id));
+  switch (static_cast<MessageType>(header->type)) {
+    case MessageType::kWelcome:
+      return is_welcomed(process, message);
+    case MessageType::kRefuse:
+      process.refused = true;
+      context_.note(What::kRefusedBackend, process.id, header->count);
+      return;
+    case MessageType::kDrain:
+    case MessageType::kGoodbye:
+      if (!shutting_down_)
+        broken(7, fmt::format("backend {} is sent away, and the mux stays", process.id));
+      return;
+    case MessageType::kRegister:
+    case MessageType::kHandoff:
+    case MessageType::kProbe:
+      broken(7, fmt::format("backend {} is sent a message of type {}", process.id, header->type));
   }
-  const auto update = [this](std::int64_t& since_ns, bool is) {
-    since_ns = !is ? kNever_ns : since_ns == kNever_ns ? context_.now_ns : since_ns;
-  };
-  for (ServiceId service = 0; service < ledger_.services.size(); ++service) {
-    Ledger::Service& entry = ledger_.services[service];
-    update(entry.registered_since_ns, (registered >> service & 1) != 0);
-    update(entry.able_since_ns, (able >> service & 1) != 0);
-  }
+}
+
+void Backends::is_welcomed(SimProcess& process, const RegistryMessage& message) {
+  if (process.welcomed || !process.has_asked)
+    broken(7, fmt::format("backend {} is welcomed, and {}", process.id,
+                          process.welcomed ? "was before" : "has not asked"));
+  const Result<handoff::Welcome> welcome = handoff::decode_welcome(message.payload);
+  if (!welcome) broken(7, welcome.error().message);
+  check_grant(process, *welcome, message);
+  process.welcomed = true;
+  process.lanes = message.lanes;
+  context_.note(What::kWelcomed, process.id, static_cast<std::int64_t>(message.lanes.size()));
+  for (const std::uint32_t lane : process.lanes)
+    kernel_.lane(lane).backend_place = place_of(process);
+  look_who_is_able();
+  soon(place_of(process));
+}
+
+// What it got is what it asked for.
+void Backends::check_grant(const SimProcess& process, const handoff::Welcome& welcome,
+                           const RegistryMessage& message) const {
+  const std::size_t wanted = process.asks.lanes == 0 ? shards_ : process.asks.lanes;
+  bool right = message.lanes.size() == wanted && welcome.lanes == wanted && welcome.window > 0 &&
+               (process.asks.window == 0 || welcome.window <= process.asks.window) &&
+               welcome.batch <= process.asks.batch;
+  for (const std::uint32_t lane : message.lanes)
+    right &= kernel_.lane(lane).services == process.services &&
+             kernel_.lane(lane).window == welcome.window;
+  if (!right)
+    broken(7, fmt::format("backend {} is given {} lanes with a window of {}, and asked for other "
+                          "ones",
+                          process.id, message.lanes.size(), welcome.window));
+}
+
+// Its lanes may have something for it still.
+void Backends::connection_ended(SimProcess& process) {
+  context_.note(What::kRegistryEnds, process.id);
+  const bool excused = registry_[process.connection].excused;
+  const bool by_itself =
+      process.leaving || process.rubbish || process.shut_a_lane || mux_has_ended_;
+  if ((process.welcomed || (process.has_asked && !process.refused)) && !excused && !by_itself)
+    broken(2,
+           fmt::format("backend {} has registered, and is sent away without a word", process.id));
+  registry_.leave(std::exchange(process.connection, kNoConnection));
+  if (!mux_has_ended_ && !process.leaving)
+    leave_soon(process, process.welcomed ? kGoesOn_ns : kSpeaks_ns);
+  not_before_ns_ = context_.now_ns + context_.random.skewed(kTriesAgain_ns);
 }
 
 }  // namespace tcpmux::sim

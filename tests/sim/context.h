@@ -26,9 +26,12 @@ struct Happening {
     kClientUnblocks,
     kBackendReceives,  // a: backend's place, b: its generation
     kBackendWakes,
-    kBackendDrops,  // a: client, b: its generation
-    kMail,          // a: the process's first shard, b: channel
-    kChange,        // something in the mux's surroundings may change
+    kBackendDrops,   // a: client, b: its generation
+    kBackendSpeaks,  // to the registry; a: backend's place, b: its generation
+    kBackendHears,   // from it; the same
+    kSteward,        // one may have something to do
+    kMail,           // a: the process's first shard, b: channel
+    kChange,         // something in the mux's surroundings may change
   };
   std::int64_t at_ns = 0;
   std::uint64_t order = 0;

@@ -4,16 +4,14 @@
 
 #include <algorithm>
 
+#include "tests/sim/registry_kernel.h"
+
 namespace tcpmux::sim {
 
 int Kernel::open(File file) {
-  if (open_ >= descriptors_max_) return -1;
-  ++open_;
-  if (file.kind == File::Kind::kClient) {
-    clients_.hold(file.index);
-    ++owned_[file.owner];
-  }
-  if (file.kind == File::Kind::kListener) ++listeners_[file.index].references;
+  if (open_[process_] >= descriptors_max_) return -1;
+  file.process = static_cast<std::uint8_t>(process_);
+  count(file);
   // The number that was closed last: whoever goes on using an old one meets somebody else.
   if (free_.empty()) {
     files_.push_back(file);
@@ -23,6 +21,49 @@ int Kernel::open(File file) {
   free_.pop_back();
   files_[static_cast<std::size_t>(fd - kFirstDescriptor)] = file;
   return fd;
+}
+
+void Kernel::count(const File& file) {
+  ++open_[file.process];
+  ++of_kind_[file.process][static_cast<std::size_t>(file.kind)];
+  switch (file.kind) {
+    case File::Kind::kClient:
+      clients_.hold(file.index);
+      ++owned_[file.owner];
+      return;
+    case File::Kind::kListener:
+      ++listeners_[file.index].references;
+      return;
+    case File::Kind::kLaneOurs:
+      ++lanes_[file.index].ours[file.process];
+      return;
+    case File::Kind::kLaneCopy:
+      ++lanes_[file.index].copies[file.process];
+      return;
+    case File::Kind::kRegistryListener:
+    case File::Kind::kRegistryConnection:
+      registry_->hold(file);
+      return;
+    case File::Kind::kRegistryWatch:
+    case File::Kind::kReserve:
+    case File::Kind::kLock:
+    case File::Kind::kNone:
+      return;
+  }
+}
+
+int Kernel::duplicate(int fd) {
+  return open(file(fd));
+}
+
+void Kernel::adopt(int fd) {
+  File& moved = file(fd);
+  const auto kind = static_cast<std::size_t>(moved.kind);
+  --open_[moved.process];
+  --of_kind_[moved.process][kind];
+  moved.process = static_cast<std::uint8_t>(process_);
+  ++open_[moved.process];
+  ++of_kind_[moved.process][kind];
 }
 
 File& Kernel::file(int fd) {
@@ -66,7 +107,8 @@ void Kernel::close(int fd) {
   File& found = file(fd);
   const File closed = std::exchange(found, {});
   free_.push_back(fd);
-  --open_;
+  --open_[closed.process];
+  --of_kind_[closed.process][static_cast<std::size_t>(closed.kind)];
   switch (closed.kind) {
     case File::Kind::kClient: {
       --owned_[closed.owner];
@@ -87,10 +129,17 @@ void Kernel::close(int fd) {
       return;
     }
     case File::Kind::kLaneOurs:
-      return close_lane_end(closed.index, &SimLane::ours_open);
+      --lanes_[closed.index].ours[closed.process];
+      return look_after_lane(closed.index);
     case File::Kind::kLaneCopy:
-      return close_lane_end(closed.index, &SimLane::copy_open);
+      --lanes_[closed.index].copies[closed.process];
+      return look_after_lane(closed.index);
+    case File::Kind::kRegistryListener:
+    case File::Kind::kRegistryConnection:
+    case File::Kind::kRegistryWatch:
+      return registry_->close(closed);
     case File::Kind::kReserve:
+    case File::Kind::kLock:
     case File::Kind::kNone:
       return;
   }
@@ -117,7 +166,7 @@ LaneMessage& SimLane::push() {
   return queue[(first + messages++) % queue.size()];
 }
 
-std::uint32_t Kernel::make_lane(std::uint32_t window) {
+std::uint32_t Kernel::make_lane() {
   std::uint32_t place = 0;
   while (place < lanes_.size() && lanes_[place].serial != 0)
     ++place;
@@ -127,20 +176,18 @@ std::uint32_t Kernel::make_lane(std::uint32_t window) {
   lane = SimLane{};
   lane.queue = std::move(queue);
   lane.serial = next_lane_++;
-  lane.window = window;
-  lane.ours_open = lane.copy_open = lane.theirs_open = true;
   return place;
 }
 
 void Kernel::leave_lane(std::uint32_t place) {
-  close_lane_end(place, &SimLane::theirs_open);
+  if (lanes_[place].theirs-- == 0)
+    broken(1, fmt::format("lane {}: an end is closed twice", lanes_[place].serial));
+  look_after_lane(place);
 }
 
-void Kernel::close_lane_end(std::uint32_t place, bool SimLane::* end) {
+void Kernel::look_after_lane(std::uint32_t place) {
   SimLane& lane = lanes_[place];
-  if (!std::exchange(lane.*end, false))
-    broken(1, fmt::format("lane {}: an end is closed twice", lane.serial));
-  if (lane.copy_open || lane.theirs_open) return;
+  if (lane.is_held()) return;
   // Nobody can receive any more, so what waits is lost.
   while (lane.messages > 0) {
     const LaneMessage& message = lane.front();
@@ -155,7 +202,7 @@ void Kernel::close_lane_end(std::uint32_t place, bool SimLane::* end) {
     }
     lane.pop();
   }
-  if (!lane.ours_open) lane.serial = 0;
+  if (lane.ours[0] + lane.ours[1] == 0) lane.serial = 0;
 }
 
 }  // namespace tcpmux::sim

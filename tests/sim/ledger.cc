@@ -123,6 +123,8 @@ void Ledger::check_loss(const Client& client) const {
   const std::int64_t able_ns = services[client.service].able_since_ns;
   const std::int64_t search_ns = context_.ms(Dial::kHandoffMs) + context_.ms(Dial::kStallMs);
   if (able_ns == kNever_ns || context_.now_ns - able_ns < 2 * search_ns + kSlack_ns) return;
+  // A deadline that passed while nobody could look.
+  if (paused_ns >= context_.ms(Dial::kHandoffMs) / 2) return;
   broken(2, fmt::format("client {} was told '+' and is closed, though a backend has been able to "
                         "serve it for {} ms",
                         client.serial, (context_.now_ns - able_ns) / kNanosPerMilli));

@@ -61,6 +61,9 @@ class Ledger {
   };
   std::array<Service, 16> services;
 
+  // For how long the thread of the shard whose turn it is did not run before it.
+  std::int64_t paused_ns = 0;
+
   std::uint64_t received = 0;
   std::uint64_t inherited = 0;
 

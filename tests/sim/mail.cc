@@ -1,6 +1,9 @@
 #include "tests/sim/mail.h"
 
 #include <algorithm>
+#include <limits>
+
+#include "handoff/lane.h"
 
 namespace tcpmux::sim {
 namespace {
@@ -17,15 +20,18 @@ Mail::Mail(Context& context, Kernel& kernel, Ledger& ledger, std::uint32_t shard
       ledger_(ledger),
       shards_(shards),
       first_(first),
+      capacity_(static_cast<std::size_t>(context.dials[Dial::kMailbox])),
       seen_(shards),
       channels_(2 * shards),
       connections_(shards) {
-  const auto capacity = static_cast<std::size_t>(context.dials[Dial::kMailbox]);
-  for (std::uint32_t i = 0; i < shards; ++i)
-    own_.push_back(std::make_unique<ShardMailbox>(capacity));
+  for (std::uint32_t i = 0; i < shards; ++i) {
+    own_.push_back(std::make_unique<ShardMailbox>(capacity_));
+    from_registry_.push_back(std::make_unique<ShardMailbox>(capacity_));
+    seen_by_registry_.push_back(from_registry_.back().get());
+  }
   for (std::uint32_t from = 0; from < shards; ++from) {
     for (std::uint32_t to = 0; to < shards; ++to) {
-      in_transit_.push_back(std::make_unique<ShardMailbox>(capacity));
+      in_transit_.push_back(std::make_unique<ShardMailbox>(capacity_));
       seen_[from].push_back(in_transit_.back().get());
     }
   }
@@ -41,6 +47,7 @@ void Mail::schedule(std::uint32_t number) {
 
 void Mail::post(std::uint32_t to, ShardMessage message) {
   if (channels_.empty()) return;
+  collect_from_registry(to, std::numeric_limits<std::size_t>::max());
   channels_[shards_ + to].letters.push_back({to, std::move(message)});
   schedule(shards_ + to);
 }
@@ -59,6 +66,39 @@ void Mail::collect(std::uint32_t from) {
     }
   }
   schedule(from);
+}
+
+void Mail::collect_from_registry() {
+  for (std::uint32_t to = 0; to < shards_; ++to)
+    collect_from_registry(to, capacity_);
+}
+
+// As long as fewer than `most` letters are on their way.
+void Mail::collect_from_registry(std::uint32_t to, std::size_t most) {
+  std::deque<Letter>& letters = channels_[shards_ + to].letters;
+  ShardMessage message;
+  while (letters.size() < most && from_registry_[to]->receive(message)) {
+    look_into(message, to);
+    letters.push_back({to, std::exchange(message, {})});
+  }
+  schedule(shards_ + to);
+}
+
+// Which shard a lane belongs to, and what it serves, is what the registry says.
+void Mail::look_into(const ShardMessage& message, std::uint32_t to) {
+  if (message.kind != ShardMessage::Kind::kSink) return;
+  const auto& said = static_cast<const handoff::RouterMessage&>(*message.sink);
+  if (said.kind == handoff::RouterMessage::Kind::kRoutes)
+    routes_version_ = static_cast<const handoff::RoutesCommand&>(said).version;
+  if (said.kind != handoff::RouterMessage::Kind::kLane) return;
+  const auto& lane = static_cast<const handoff::Lane&>(said);
+  SimLane& simulated =
+      kernel_.lane(kernel_.file_of(lane.setup.ours.get(), File::Kind::kLaneOurs).index);
+  simulated.shard = first_ + to;
+  simulated.services = 0;
+  // Others than the first are asked for by no client.
+  for (const ServiceId service : lane.setup.services)
+    if (service < context_.dials[Dial::kServices]) simulated.services |= 1U << service;
 }
 
 bool Mail::deliver_first(Channel& channel) {
@@ -80,21 +120,27 @@ void Mail::deliver(std::uint32_t number) {
   Channel& channel = channels_[number];
   channel.scheduled = false;
   if (channel.letters.empty()) return;
-  if (deliver_first(channel)) return schedule(number);
-  channel.scheduled = true;
-  context_.schedule(kFullAgain_ns, Happening::Kind::kMail, first_, number);
+  if (!deliver_first(channel)) {
+    channel.scheduled = true;
+    return context_.schedule(kFullAgain_ns, Happening::Kind::kMail, first_, number);
+  }
+  if (number >= shards_) collect_from_registry(number - shards_, capacity_);
+  schedule(number);
 }
 
 void Mail::end() {
   channels_.clear();
   own_.clear();
   in_transit_.clear();
+  from_registry_.clear();
 }
 
 void Mail::deliver_all_of_steward() {
-  for (std::uint32_t to = 0; to < shards_; ++to)
+  for (std::uint32_t to = 0; to < shards_; ++to) {
+    collect_from_registry(to, std::numeric_limits<std::size_t>::max());
     while (!channels_[shards_ + to].letters.empty())
       if (!deliver_first(channels_[shards_ + to])) break;
+  }
 }
 
 bool Mail::steward_has_said_all() const {

@@ -5,7 +5,8 @@
 // whomever it goes. Production's mailboxes are filled at once, so whoever acts on a message can be
 // sure that what its sender sent before is there; an order that breaks this cannot happen. What the
 // steward sends may overtake itself only between different receivers: a full mailbox holds back its
-// own.
+// own. The registry has mailboxes of its own to write into, which are as full as the shard's behind
+// them.
 #pragma once
 
 #include <cstdint>
@@ -29,10 +30,17 @@ class Mail {
   // What shard `from` sees as the mailboxes of all.
   const std::vector<ShardMailbox*>& seen_by(std::uint32_t from) const { return seen_[from]; }
 
-  // From the steward's thread.
+  // What the registry sees as the mailboxes of all.
+  const std::vector<ShardMailbox*>& seen_by_registry() const { return seen_by_registry_; }
+
+  // From the steward's thread, behind all that the registry has sent.
   void post(std::uint32_t to, ShardMessage message);
   // Shard `from` has had a turn: what it sent is on its way.
   void collect(std::uint32_t from);
+  // The registry has had a turn.
+  void collect_from_registry();
+  // The highest version of routes that it has sent.
+  std::uint64_t routes_version() const { return routes_version_; }
   // Happening::kMail.
   void deliver(std::uint32_t channel);
   // All that shards have sent is in its receivers' mailboxes, where these have room; false: not
@@ -40,6 +48,7 @@ class Mail {
   bool deliver_all_of_shards();
   // The same of what the steward has sent, as far as mailboxes have room.
   void deliver_all_of_steward();
+  // And nothing is left on its way.
   bool steward_has_said_all() const;
   // Connections that lie in the shard's own mailbox, which it empties in the turn of its wakeup.
   std::vector<int>& connections_in(std::uint32_t shard) { return connections_[shard]; }
@@ -58,6 +67,8 @@ class Mail {
     bool scheduled = false;
   };
   bool deliver_first(Channel& channel);
+  void collect_from_registry(std::uint32_t to, std::size_t most);
+  void look_into(const ShardMessage& message, std::uint32_t to);
   void schedule(std::uint32_t channel);
 
   Context& context_;
@@ -65,9 +76,13 @@ class Mail {
   Ledger& ledger_;
   std::uint32_t shards_;
   std::uint32_t first_;
+  std::size_t capacity_;  // of a mailbox
   std::vector<std::unique_ptr<ShardMailbox>> own_;
   std::vector<std::unique_ptr<ShardMailbox>> in_transit_;  // from * shards_ + to
   std::vector<std::vector<ShardMailbox*>> seen_;
+  std::vector<std::unique_ptr<ShardMailbox>> from_registry_;
+  std::vector<ShardMailbox*> seen_by_registry_;
+  std::uint64_t routes_version_ = 0;
   std::vector<Channel> channels_;  // one for each shard that sends, one for each that the steward
                                    // sends to
   std::vector<std::vector<int>> connections_;

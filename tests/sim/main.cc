@@ -1,6 +1,7 @@
 // tcpmux-sim: runs simulated worlds, one for each seed, until an invariant breaks or all have run.
 // A world that breaks one ends the process (failure.cc).
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -150,6 +151,7 @@ int main(int argc, char** argv) {
   const std::expected<Options, int> options = parse_options(argc, argv);
   if (!options) return options.error();
   remember(*options, argv[0]);
+  spdlog::set_level(spdlog::level::off);  // the registry's; the trace says more
   const Totals totals = run_all(*options);
   if (!options->quiet) print(totals);
   if (!options->json.empty() && !write_json(totals, *options)) {

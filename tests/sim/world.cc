@@ -1,5 +1,5 @@
-// World, the part about its steps, and about its end. What changes while it runs is in
-// world_changes.cc.
+// World, the part about its steps. What stewards do is in world_steward.cc, what changes while it
+// runs in world_changes.cc, and its end in world_end.cc.
 #include "tests/sim/world.h"
 
 #include <fmt/format.h>
@@ -17,7 +17,9 @@ constexpr std::int64_t kTurnCost_ns = 12 * kMicro_ns;
 constexpr std::int64_t kPause_ns = 60 * kNanosPerMilli;
 constexpr std::int64_t kChange_ns = 4 * kNanosPerMilli;
 constexpr std::int64_t kRealJump_ns = 5 * kNanosPerSecond;
-constexpr std::int64_t kStewardPause_ns = 30 * kNanosPerMilli;
+// Of the registry's process: its socket, its lock and what tells of its path; and for a moment the
+// socket made again with another watch, and a connection that is refused.
+constexpr std::uint32_t kRegistryDescriptors = 3 + 3;
 // What the deadlines of production leave open: turns, mail, pauses, a user's limit.
 constexpr std::int64_t kSlack_ns = 2 * kNanosPerSecond;
 constexpr std::int64_t kLinger_ns = 2 * kNanosPerSecond;
@@ -30,14 +32,16 @@ World::World(Context& context)
     : context_(context),
       clients_(context, kClientsAtOnceMax),
       kernel_(context, clients_),
+      registry_(context, kernel_),
       ledger_(context, kernel_),
-      backends_({context, kernel_, clients_, ledger_}, lanes_max()),
+      backends_({context, kernel_, clients_, ledger_, registry_}),
       to_come_(static_cast<std::uint64_t>(context.dials[Dial::kConnections])) {
   world = this;
   kernel_.set_descriptors_max(descriptors_max());
   make_table();
   backends_.set_tables(&tables_);
-  processes_[0] = std::make_unique<Process>(parts(), 0, tables_.back());
+  processes_[0] =
+      std::make_unique<Process>(parts(), 0, tables_.back(), registry_options_of(context_), nullptr);
   backends_.serve(*processes_[0]);
 }
 
@@ -45,23 +49,20 @@ World::~World() {
   world = nullptr;
 }
 
-std::uint32_t World::lanes_max() const {
-  const std::int64_t backends = context_.dials[Dial::kBackends] + 2;
-  return static_cast<std::uint32_t>(backends * context_.dials[Dial::kShards]);
-}
-
-// As core/server/limits.cc divides them: slots, lanes, and what a shard needs itself. What a
-// successor needs of its own is there when it starts.
+// As core/server/limits.cc divides them: slots, backends, and what a process needs itself.
 std::uint32_t World::descriptors_max() const {
   const Dials& dials = context_.dials;
   const std::int64_t of_shard =
       dials[Dial::kSlots] + dials[Dial::kBusySlots] + dials[Dial::kTakenBackSlots] + 2;
-  return static_cast<std::uint32_t>(of_shard * dials[Dial::kShards] + 2 * lanes_max() +
-                                    dials[Dial::kSpareDescriptors]);
+  return static_cast<std::uint32_t>(of_shard * dials[Dial::kShards] +
+                                    registry_options_of(context_).descriptors_max +
+                                    kRegistryDescriptors + dials[Dial::kSpareDescriptors]);
 }
 
 WorldResult World::run() {
+  is_running_ = true;
   current().begin(context_, kernel_);
+  call_steward(current());
   context_.schedule(0, Happening::Kind::kChange);
   context_.schedule(0, Happening::Kind::kClientComes);
   while (step()) {
@@ -113,6 +114,7 @@ void World::wake_up() {
 
 void World::turn(Process& process, Seat& seat) {
   context_.shard = seat.number;
+  kernel_.enter(process.number());
   const std::uint32_t local = seat.number - process.first;
   // What lies in its mailbox becomes its own in this turn.
   if (seat.engine->is_woken()) {
@@ -122,6 +124,7 @@ void World::turn(Process& process, Seat& seat) {
     }
     process.mail.connections_in(local).clear();
   }
+  ledger_.paused_ns = std::exchange(seat.paused_ns, 0);
   seat.engine->begin_turn();
   allocation_forbidden = true;
   seat.shard->turn();
@@ -138,8 +141,9 @@ void World::turn(Process& process, Seat& seat) {
     const std::int64_t pause_ns = context_.random.skewed(kPause_ns);
     context_.note(What::kPause, seat.number, pause_ns);
     seat.busy_until_ns += pause_ns;
+    seat.paused_ns = pause_ns;
   }
-  read_steward_mail(process);
+  steward_turn(process);
   if (&process == predecessor() && process.has_ended()) end_predecessor();
 }
 
@@ -173,6 +177,16 @@ void World::happen(const Happening& happening) {
       return backends_.wake(happening.a, happening.b);
     case Kind::kBackendDrops:
       return backends_.drop(happening.a, happening.b);
+    case Kind::kBackendSpeaks:
+      return backends_.speak(happening.a, happening.b);
+    case Kind::kBackendHears:
+      return backends_.hear(happening.a, happening.b);
+    case Kind::kSteward:
+      if (const auto& process = processes_[happening.a]; process != nullptr) {
+        process->steward_called_ns = kNever_ns;
+        steward_turn(*process);
+      }
+      return;
     case Kind::kMail:
       // The process may have ended.
       if (const auto& process = processes_[happening.a * 2 / kShardsMax]; process != nullptr)
@@ -200,10 +214,15 @@ void World::client_comes() {
 void World::change() {
   context_.schedule(context_.random.skewed(kChange_ns), Happening::Kind::kChange);
   backends_.register_missing();
+  if (context_.fault(Dial::kPathRemoved)) {
+    context_.note(What::kPathRemoved, 0);
+    registry_.remove_path();
+  }
   for (const auto& process : processes_)
-    if (process != nullptr) read_steward_mail(*process);
+    if (process != nullptr) steward_turn(*process);
   if (upgrade_ == Upgrade::kSettling) settle();
-  if (upgrade_ == Upgrade::kNone && context_.fault(Dial::kTableSwap)) change_configuration();
+  const bool serves = upgrade_ == Upgrade::kNone && shutdown_at_ns_ == kNever_ns;
+  if (serves && context_.fault(Dial::kTableSwap)) change_configuration();
   if (context_.fault(Dial::kClockJump)) jump();
   if (context_.fault(Dial::kRealClockJump)) {
     const std::int64_t by_ns = context_.random.between(-kRealJump_ns, kRealJump_ns);
@@ -213,47 +232,14 @@ void World::change() {
   if (shutdown_at_ns_ != kNever_ns) return;
   if (upgrade_ == Upgrade::kNone && predecessor() == nullptr && context_.fault(Dial::kUpgrade))
     begin_upgrade();
+  if (leaving_ns_ != kNever_ns) return look_who_has_left();
   const bool over = to_come_ == 0 && context_.random.below(16) == 0;
-  if (over || context_.fault(Dial::kEarlyShutdown)) begin_shutdown();
-}
-
-void World::read_steward_mail(Process& process) {
-  if (context_.now_ns < process.steward_busy_until_ns) return;
-  // Whoever acts on what a shard says has to find what the shard sent before.
-  if (!process.mail.deliver_all_of_shards()) return;
-  StewardMessage message;
-  while (process.steward.receive(message))
-    receive(process, message);
-  if (&process == &current()) backends_.routes_are_known(process.routes_version());
-  if (context_.fault(Dial::kSlowSteward))
-    process.steward_busy_until_ns = context_.now_ns + context_.random.skewed(kStewardPause_ns);
-}
-
-void World::receive(Process& process, StewardMessage& message) {
-  using Kind = StewardMessage::Kind;
-  switch (message.kind) {
-    case Kind::kSink:
-      return backends_.lane_returns(std::move(message.sink));
-    case Kind::kSinkNotice:
-      if (static_cast<handoff::LaneNotice>(message.detail) == handoff::LaneNotice::kBroken)
-        backends_.lane_is_broken(message.number);
-      return;
-    case Kind::kShardDone:
-      context_.note(What::kDone, message.number);
-      return shard_done(process);
-    case Kind::kShardPaused:
-      return shard_paused(process);
-    case Kind::kPassedOn:
-      return pass_on(std::move(message.connection));
-    case Kind::kNone:
-    case Kind::kRefusal:
-    case Kind::kAcceptFailed:
-      return;
-  }
+  if (over || context_.fault(Dial::kEarlyShutdown)) begin_end();
 }
 
 void World::check_all() {
   clients_.for_each([this](std::uint32_t, const Client& client) { check_client(client); });
+  backends_.check_waiting(std::max(last_jump_ns_, upgraded_ns_));
   if (context_.now_ns < last_jump_ns_ + kSlack_ns) return;
   const std::int64_t since_ns = std::min(
       shutdown_at_ns_, predecessor() == nullptr ? kNever_ns : predecessor()->leaving_since_ns);
@@ -301,82 +287,6 @@ void World::close_owned(int fd) {
     ledger_.closes(kernel_.client_of(fd), true);
   }
   kernel_.close(fd);
-}
-
-// --- the end ---
-
-void World::begin_shutdown() {
-  if (upgrade_ != Upgrade::kNone) return;  // later: it is under way
-  to_come_ = 0;
-  backends_.stop_registering();
-  shutdown_at_ns_ = context_.now_ns + context_.ms(Dial::kDrainMs);
-  context_.note(What::kShutdown, 0, shutdown_at_ns_);
-  current().post_all(ShardMessage::Kind::kShutdown, shutdown_at_ns_);
-}
-
-// A successor waits for its predecessor, which may still pass somebody on to it.
-void World::shard_done(Process& process) {
-  ++process.shards_done;
-  if (process.shards_done < process.size() || process.is_stopped) return;
-  if (&process == &current() && predecessor() != nullptr) return;
-  process.is_stopped = true;
-  context_.note(What::kStop, 0);
-  process.post_all(ShardMessage::Kind::kStop);
-}
-
-// All shards of a process have ended: what is left must be nothing, but where one was made to end.
-void World::end_shards(Process& process) {
-  for (const auto& seat : process.seats) {
-    const std::uint32_t taken = seat->slots - seat->shard->free_for_taken_back();
-    if (taken > 0) result_.forced = 1;
-    if (taken > 0 && (context_.now_ns < shutdown_at_ns_ || &process != &current()))
-      broken(1, fmt::format("shard {} ends with {} slots taken", seat->number, taken));
-    ledger_.balance(seat->number, seat->counters);
-    const Account& account = ledger_.of(seat->number);
-    result_.connections += account.accepted;
-    result_.taken_back += account.taken_back;
-    result_.passed += account.passed;
-    result_.passed_on += account.passed_on;
-    result_.closed_without_backend += account.closed_without_backend;
-    for (const std::uint64_t refused : account.refused)
-      result_.refused += refused;
-    ledger_.close_account(seat->number);
-    context_.shard = seat->number;
-    seat->shard.reset();
-    context_.shard = kNobody;
-  }
-  process.mail.end();
-  StewardMessage message;
-  while (process.steward.receive(message))
-    message = {};
-}
-
-void World::end_predecessor() {
-  end_shards(*predecessor());
-  for (const auto& seat : predecessor()->seats)
-    if (kernel_.owned_by(seat->number) > 0)
-      broken(1, fmt::format("shard {} has ended, and leaves {} descriptors", seat->number,
-                            kernel_.owned_by(seat->number)));
-  processes_[1 - current_].reset();
-  if (current().shards_done == current().size()) {
-    --current().shards_done;
-    shard_done(current());
-  }
-}
-
-void World::end_all() {
-  kernel_.mux_has_ended();
-  end_shards(current());
-  backends_.empty_and_leave();
-  clients_.for_each([this](std::uint32_t place, const Client& client) {
-    if (client.received > 0) backends_.drop(place, client.generation);
-  });
-  const bool forced = result_.forced > 0;
-  const std::uint32_t left = kernel_.close_all();
-  if (left > 0 && !forced) broken(1, fmt::format("{} descriptors are left open", left));
-  if (clients_.in_use() > 0)
-    broken(1, fmt::format("{} clients are held by nobody", clients_.in_use()));
-  if (!forced) ledger_.balance_all();
 }
 
 }  // namespace tcpmux::sim

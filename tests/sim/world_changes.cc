@@ -13,6 +13,7 @@ namespace tcpmux::sim {
 namespace {
 
 constexpr std::int64_t kJump_ns = 5 * kNanosPerSecond;
+constexpr std::size_t kEverything = SIZE_MAX;
 
 }  // namespace
 
@@ -52,17 +53,15 @@ void World::change_configuration() {
   const std::int64_t longer_ns = random.skewed(settings.handoff_deadline_ns);
   settings.handoff_deadline_ns += longer_ns;
   settings.help_enabled = random.below(4) != 0;
+  kernel_.enter(current().number());
+  handoff::RegistryOptions options = registry_options_of(context_);
+  options.open &= random.below(4) != 0;
+  options.window_max = 1 + random.below(options.window_max);
+  current().registry->change(options, *tables_.back(), context_.ms(Dial::kStallMs),
+                             context_.ms(Dial::kHandoffMs) + longer_ns);
+  current().loop_due_ns = 0;  // it may have to send more
   for (std::uint32_t i = 0; i < current().size(); ++i) {
     ShardMessage message;
-    message.kind = ShardMessage::Kind::kTable;
-    message.table = tables_.back();
-    current().mail.post(i, std::move(message));
-    message = {};
-    message.kind = ShardMessage::Kind::kSink;
-    message.sink = std::make_unique<handoff::TimesCommand>(
-        context_.ms(Dial::kStallMs), context_.ms(Dial::kHandoffMs) + longer_ns);
-    current().mail.post(i, std::move(message));
-    message = {};
     message.kind = ShardMessage::Kind::kChange;
     message.change = std::make_unique<ShardChange>();
     message.change->settings = settings;
@@ -83,12 +82,12 @@ void World::jump() {
 void World::begin_upgrade() {
   context_.note(What::kUpgradeBegins, 0);
   upgrade_ = Upgrade::kSettling;
-  backends_.pause();
+  current().registry->pause();
 }
 
 // Nothing that the registry has said may be on its way when the shards pause.
 void World::settle() {
-  if (!current().mail.steward_has_said_all()) return;
+  if (!current().registry->at_rest()) return;
   upgrade_ = Upgrade::kPausing;
   current().shards_paused = 0;
   current().post_all(ShardMessage::Kind::kPause);
@@ -100,29 +99,76 @@ void World::shard_paused(Process& process) {
     seat->engine->lanes_have_gone();
   ledger_.time_has_jumped();
   upgrade_ = Upgrade::kNone;
+  upgraded_ns_ = context_.now_ns;
   if (shutdown_at_ns_ != kNever_ns || context_.random.below(4) == 0) return go_on();
   succeed();
 }
 
-// The successor did not come to serve.
+// The successor did not come to serve, or ended after it was told a part of everything.
 void World::go_on() {
   context_.note(What::kUpgradeFails, 0);
-  backends_.resume();
-  current().post_all(ShardMessage::Kind::kResume);
+  Process& process = current();
+  if (context_.random.below(2) == 0) {
+    begin_successor();
+    give_everything(context_.random.below(8));
+    const std::uint32_t number = predecessor()->number();
+    processes_[1 - current_].reset();
+    if (kernel_.open_in(number) > 0)
+      broken(1,
+             fmt::format("a successor that failed leaves {} descriptors", kernel_.open_in(number)));
+  }
+  kernel_.enter(process.number());
+  process.registry->resume();
+  // Mailboxes are filled at once; where one is too small, a shard goes on without its lanes.
+  process.mail.deliver_all_of_steward();
+  if (!process.registry->at_rest() || !process.mail.steward_has_said_all())
+    backends_.serve(process);
+  process.post_all(ShardMessage::Kind::kResume);
+  process.loop_due_ns = 0;
+}
+
+void World::begin_successor() {
+  const auto next = static_cast<std::uint32_t>(1 - current_);
+  kernel_.enter(next);
+  processes_[next] =
+      std::make_unique<Process>(parts(), next * kShardsMax / kProcessesMax, tables_.back(),
+                                registry_options_of(context_), &current());
+}
+
+// The first `most` of what the registry tells its successor, as the two write it down for each
+// other, and the descriptors with it. True when that was all, with its end.
+bool World::give_everything(std::size_t most) {
+  Process& after = *predecessor();
+  std::size_t given = 0;
+  bool is_all = false;
+  current().registry->give([&](const nlohmann::json& state, std::span<const int> descriptors) {
+    const nlohmann::json heard = nlohmann::json::parse(state.dump());
+    is_all = heard.at("kind") == "end" && most == kEverything;
+    if (++given > most || (heard.at("kind") == "end" && !is_all)) return;
+    std::vector<OwnFd> copies;
+    for (const int fd : descriptors)
+      copies.emplace_back(kernel_.duplicate(fd));
+    if (Status taken = after.registry->inherit(heard, std::move(copies)); !taken)
+      broken(7, "the registry's state is not understood: " + taken.error().message);
+  });
+  return is_all;
 }
 
 void World::succeed() {
   ++result_.upgrades;
   Process& before = current();
+  begin_successor();
+  if (!give_everything(kEverything)) broken(7, "the registry's state has no end");
   current_ = 1 - current_;
   context_.note(What::kUpgradeServes, current_);
-  processes_[current_] = std::make_unique<Process>(
-      parts(), static_cast<std::uint32_t>(current_) * kShardsMax / 2, tables_.back());
-  backends_.move_to(current());
+  before.registry->give_up();
   current().mail.deliver_all_of_steward();
+  check_registry(current());
+  backends_.serve(current());
   current().begin(context_, kernel_);
   before.leaving_since_ns = context_.now_ns;
   before.post_all(ShardMessage::Kind::kLeave);
+  call_steward(current());
 }
 
 // From one process to the other, as they write it down for each other.
@@ -132,6 +178,8 @@ void World::pass_on(PassedConnection connection) {
   context_.note(What::kPassesOn, client.serial);
   ++ledger_.of(kernel_.file(fd).owner).passed_on;
   kernel_.give_to(fd, kNobody);
+  kernel_.enter(current().number());
+  kernel_.adopt(fd);
   const std::string service =
       connection.service == kNoService ? "" : (*tables_.back())[connection.service].name;
   const nlohmann::json state = handoff::client_state(connection, service);

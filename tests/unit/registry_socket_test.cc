@@ -135,6 +135,18 @@ TEST_F(RegistrySocketTest, ASuccessorClaimsThePathAndRemovesIt) {
   EXPECT_TRUE(RegistrySocket::open(path_).has_value());
 }
 
+TEST_F(RegistrySocketTest, ASuccessorSeesThatThePathWasGoneBefore) {
+  const Result<RegistrySocket> before = RegistrySocket::open(path_);
+  ASSERT_TRUE(before.has_value());
+  fs::remove(path_);
+  RegistrySocket after = successor_of(*before);
+  EXPECT_FALSE(after.is_at_path());
+  ASSERT_TRUE(after.claim().has_value());
+  ASSERT_TRUE(after.restore().has_value());
+  EXPECT_TRUE(after.is_at_path());
+  EXPECT_TRUE(socket_at(path_, true).valid());
+}
+
 TEST_F(RegistrySocketTest, ASuccessorThatClaimsNothingLeavesItAlone) {
   {
     const Result<RegistrySocket> before = RegistrySocket::open(path_);
