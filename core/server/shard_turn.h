@@ -186,14 +186,15 @@ std::int64_t Shard<Io, Sink>::next_deadline_ns() const {
 
 template <IoBackend Io, HandoffSink Sink>
 void Shard<Io, Sink>::expire() {
+  if (sink_.next_tick_ns() <= now_ns_) sink_.tick(now_ns_);
+  // Before deadlines: a thread that did not run for a while looks once more for those who wait.
+  if (retry_at_ns_ <= now_ns_) retry_waiting();
   for (Queue* queue : {&handshake_, &room_, &linger_, &parked_}) {
     for (std::uint32_t slot = queue->take_expired(now_ns_); slot != kNoSlot;
          slot = queue->take_expired(now_ns_))
       apply(slot,
             shutting_down_ && !leaving_ && is_early(slot) ? Event::kShutdown : Event::kDeadline);
   }
-  if (sink_.next_tick_ns() <= now_ns_) sink_.tick(now_ns_);
-  if (retry_at_ns_ <= now_ns_) retry_waiting();
   if (watch_again_at_ns_ <= now_ns_) watch_mailbox();
   for (std::uint32_t i = 0; i < listeners_.size(); ++i)
     if (listeners_[i].resume_at_ns <= now_ns_) start_accepting(i);
