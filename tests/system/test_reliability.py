@@ -72,7 +72,7 @@ class AllByOneCommand(SystemTest):
         """What it writes, of the shortest part alone."""
         program = os.path.join(place.ROOT, "tests", "reliability", "run_all.py")
         words = ["--out", self.directory, "--only", "kill_workers", "--seconds", 1]
-        run = self.keep(Child([sys.executable, "-B", program, *words, "--engine", "epoll"]))
+        run = self.keep(Child([program, *words, "--engine", "epoll"]))
         self.assertEqual(run.wait_exit(), 0, run.text())
         with open(os.path.join(self.directory, "figures.md"), encoding="utf-8") as file:
             self.assertRegex(file.read(), r"\AAll is as promised.\n[^$]*\| kill -9 of workers .* epoll")
