@@ -32,6 +32,8 @@ def row(*cells):
 
 
 def table(head, rows):
+    if not rows:
+        return ""
     return row(*head) + row(*["---"] * len(head)) + "".join(row(*one) for one in rows) + "\n"
 
 
