@@ -4,11 +4,9 @@ moment before they serve: the old process goes on, and nobody notices. A kill th
 successor serves already is a crash of the mux: that round is not counted, and another one begins."""
 
 import glob
-import json
 import os
 import random
 import select
-import socket
 import sys
 import time
 
@@ -23,21 +21,8 @@ BACKENDS = 2
 LATEST = 1.1
 
 
-class Command:
-    """`upgrade`, said to the control socket, and its reply when that has come."""
-
-    def __init__(self, path):
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(place.PATIENCE_S)
-        self._socket.connect(path)
-        self._socket.sendall(b'{"command":"upgrade"}\n')
-
-    def has_replied(self, within_s):
-        return bool(select.select([self._socket], [], [], max(within_s, 0))[0])
-
-    def reply(self):
-        with self._socket, self._socket.makefile("rb") as lines:
-            return json.loads(lines.readline())
+def has_replied(control, within_s):
+    return bool(select.select([control.socket], [], [], max(within_s, 0))[0])
 
 
 def children_of(pid):
@@ -68,8 +53,7 @@ def kill_successor(pid):
 
 def is_alive(pid):
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+        return place.stat_fields(pid)[0] not in "ZX"
     except OSError:
         return False
 
@@ -87,12 +71,13 @@ class Tally:
 def upgrade(daemon, source, tally):
     """One, whose successor may be killed. False when it served already, so that the mux has ended."""
     began = time.monotonic()
-    command = Command(daemon.control)
     killed = False
-    if source.random() < KILLED:
-        wait_s = source.uniform(0, LATEST * tally.took_s)
-        killed = not command.has_replied(wait_s) and kill_successor(daemon.current)
-    reply = command.reply()
+    with place.ControlClient(daemon.control) as control:
+        control.begin("upgrade")
+        if source.random() < KILLED:
+            wait_s = source.uniform(0, LATEST * tally.took_s)
+            killed = not has_replied(control, wait_s) and kill_successor(daemon.current)
+        reply = control.reply()
     if not reply["ok"]:
         if not killed:
             raise AssertionError(f"not upgraded: {reply['error']}")

@@ -17,9 +17,10 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "tests", "system"))
 
 # pylint: disable=wrong-import-position
+from control import ControlClient  # noqa: E402
 from daemon import Daemon, daemon_command, registry_path_in, toml  # noqa: E402
 from generations import Generations  # noqa: E402
-from processes import PATIENCE_S, Child, Demo, binary, eventually  # noqa: E402
+from processes import Child, Demo, binary, eventually, stat_fields  # noqa: E402
 
 BATCH = 8  # how many clients one message may bring to a backend
 
@@ -207,9 +208,9 @@ def machine():
 
 __all__ = [
     "BATCH",
-    "PATIENCE_S",
     "ROOT",
     "Backend",
+    "ControlClient",
     "Place",
     "arguments",
     "deliver",
@@ -222,5 +223,6 @@ __all__ = [
     "settled",
     "signal",
     "start_sessions",
+    "stat_fields",
     "write_json",
 ]

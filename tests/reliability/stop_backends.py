@@ -51,8 +51,7 @@ class Stop:
 
 
 def _is_stopped(pid):
-    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
-        return stat.read().rsplit(")", 1)[1].split()[0] == "T"
+    return place.stat_fields(pid)[0] == "T"
 
 
 def stop_at_random(backends, seed, is_over):

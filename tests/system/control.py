@@ -57,8 +57,11 @@ class ControlClient:
     def send(self, data):
         self.socket.sendall(data)
 
-    def ask(self, command, **fields):
+    def begin(self, command, **fields):
         self.send(json.dumps({"command": command, **fields}).encode() + b"\n")
+
+    def ask(self, command, **fields):
+        self.begin(command, **fields)
         return self.reply()
 
     def reply(self):
@@ -72,3 +75,18 @@ class ControlClient:
     def close(self):
         self.file.close()
         self.socket.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        self.close()
+
+
+def ask(path, command):
+    """The reply of the control socket to one command."""
+    with ControlClient(path) as control:
+        reply = control.ask(command)
+    if reply is None:
+        raise ConnectionResetError("the daemon left without a reply")
+    return reply

@@ -2,13 +2,12 @@
 one pipe, that of the first."""
 
 import ctypes
-import json
 import os
 import re
 import signal
-import socket
 import time
 
+from control import ask, control_path_beside
 from daemon import Daemon, parse_counters
 from processes import PATIENCE_S, eventually
 
@@ -20,29 +19,13 @@ def adopt_orphans():
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def control_path(registry):
-    return registry.removesuffix(".sock") + ".control.sock"
-
-
-def ask(path, command):
-    """The reply of the control socket to one command."""
-    with socket.socket(socket.AF_UNIX) as control:
-        control.settimeout(PATIENCE_S)
-        control.connect(path)
-        control.sendall(json.dumps({"command": command}).encode() + b"\n")
-        line = control.makefile("rb").readline()
-        if not line:
-            raise ConnectionResetError("the daemon left without a reply")
-        return json.loads(line)
-
-
 class Generations(Daemon):
     """`current` is the pid of the process that serves."""
 
     def __init__(self, command, registry, **child_options):
         adopt_orphans()
         super().__init__(command, **child_options)
-        self.control = control_path(registry)
+        self.control = control_path_beside(registry)
         self.pids = [self.pid]
         self._exit_codes = {}
 

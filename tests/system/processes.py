@@ -38,6 +38,12 @@ def binary(name):
     return os.path.join(folder, name)
 
 
+def stat_fields(pid):
+    """What /proc/PID/stat says behind the program's name: its state first (proc(5))."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+        return stat.read().rsplit(")", 1)[1].split()
+
+
 def die_with_parent():
     """Has the calling process killed when the one that started it ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -165,8 +171,7 @@ class Child:
 
     def cpu_seconds(self):
         """User and system time that it has used so far."""
-        with open(f"/proc/{self.pid}/stat", encoding="ascii") as stat:
-            fields = stat.read().rsplit(")", 1)[1].split()
+        fields = stat_fields(self.pid)
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

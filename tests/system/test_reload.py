@@ -6,7 +6,7 @@ import random
 import signal
 import socket
 
-from generations import ask, control_path
+from control import ask, control_path_beside
 from harness import Client, SystemTest, eventually, exchange, main, on_both_engines
 
 ECHO = {"services": {"echo": {}}}
@@ -30,7 +30,7 @@ class ReloadTest(SystemTest):
         return self.daemon
 
     def ask(self, command):
-        return ask(control_path(self.registry), command)
+        return ask(control_path_beside(self.registry), command)
 
     def reload(self, config):
         """Takes a new file in, and gives the remarks."""

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import unittest
 
-from generations import ask, control_path
+from control import ask, control_path_beside
 from harness import SystemTest, binary, eventually, main, on_both_engines
 
 SYSTEMD = "/lib/systemd/systemd"
@@ -92,7 +92,7 @@ class Systemd(SystemTest):
         return self.systemctl("show", "mux", "--property", name, "--value").stdout.strip()
 
     def ask(self, command):
-        return ask(control_path(self.registry), command)
+        return ask(control_path_beside(self.registry), command)
 
     def test_its_life(self):
         self.boot()

@@ -8,11 +8,11 @@ import json
 import os
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 
 from backend import Ended, receive_message
+from control import ControlClient
 from daemon import daemon_command
 from generations import Generations
 from harness import SystemTest, binary, eventually, main, on_both_engines
@@ -377,26 +377,20 @@ class Meanwhile(UpgradeTest):
     def test_two_at_once(self):
         """A second one that is asked for while the first is under way is refused."""
         daemon, gate = self.gated()
-        with socket.socket(socket.AF_UNIX) as first:
-            first.connect(daemon.control)
-            first.sendall(b'{"command":"upgrade"}\n')
-            eventually(lambda: daemon.status()["state"] == "upgrading", "it is under way")
+        with self.upgrade_under_way(daemon) as first:
             second = daemon.ask("upgrade")
             self.assertEqual((second["ok"], second["error"]), (False, "an upgrade is under way"))
             self.assertFalse(daemon.ask("reload")["ok"])
             with open(gate, "w", encoding="ascii") as writer:
                 writer.write("go\n")
-            reply = json.loads(first.makefile().readline())
+            reply = first.reply()
         self.assertTrue(reply["ok"], reply)
         daemon.pids.append(reply["new_pid"])
         eventually(lambda: daemon.status()["pid"] == daemon.current, "the new one answers")
 
     def test_the_end_while_one_is_under_way(self):
         daemon = self.script("#!/bin/sh\nexec sleep 600\n")
-        with socket.socket(socket.AF_UNIX) as control:
-            control.connect(daemon.control)
-            control.sendall(b'{"command":"upgrade"}\n')
-            eventually(lambda: daemon.status()["state"] == "upgrading", "it is under way")
+        with self.upgrade_under_way(daemon):
             os.kill(daemon.pid, signal.SIGTERM)
             self.assertEqual(daemon.wait_gone(daemon.pid), 0)
         daemon.stopped = True
@@ -405,16 +399,21 @@ class Meanwhile(UpgradeTest):
     def test_a_crash_while_one_is_under_way(self):
         """The new one has nobody to take over from, and ends with a reason."""
         daemon, gate = self.gated()
-        with socket.socket(socket.AF_UNIX) as control:
-            control.connect(daemon.control)
-            control.sendall(b'{"command":"upgrade"}\n')
-            eventually(lambda: daemon.status()["state"] == "upgrading", "it is under way")
+        with self.upgrade_under_way(daemon):
             daemon.stopped = True
             os.kill(daemon.pid, signal.SIGKILL)
             daemon.wait_gone(daemon.pid)
         with open(gate, "w", encoding="ascii") as writer:
             writer.write("go\n")
         daemon.wait_for_line("the daemon to be replaced has ended")
+
+    def upgrade_under_way(self, daemon):
+        """The connection on which the reply will come."""
+        control = ControlClient(daemon.control)
+        self.addCleanup(control.close)
+        control.begin("upgrade")
+        eventually(lambda: daemon.status()["state"] == "upgrading", "it is under way")
+        return control
 
     def gated(self):
         """A daemon whose next binary waits until something is written into a FIFO."""
