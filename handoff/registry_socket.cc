@@ -118,10 +118,6 @@ Result<RegistrySocket> RegistrySocket::open(const std::string& path) {
   return opened;
 }
 
-RegistrySocket RegistrySocket::take_over(const std::string& path, OwnFd lock, OwnFd socket) {
-  return RegistrySocket(path, std::move(lock), std::move(socket));
-}
-
 // flock(2) belongs to the open file, which we share with the process before us.
 Status RegistrySocket::claim() {
   is_ours_ = true;

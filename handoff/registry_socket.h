@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "core/base/fd.h"
 #include "core/base/result.h"
@@ -21,7 +22,9 @@ class RegistrySocket {
   static Result<RegistrySocket> open(const std::string& path);
   // The two descriptors of a process whose place we are to take (lock() and fd() there). The path
   // is that process's until claim().
-  static RegistrySocket take_over(const std::string& path, OwnFd lock, OwnFd socket);
+  static RegistrySocket take_over(const std::string& path, OwnFd lock, OwnFd socket) {
+    return RegistrySocket(path, std::move(lock), std::move(socket));
+  }
   RegistrySocket(RegistrySocket&&) = default;
   RegistrySocket& operator=(RegistrySocket&&) = delete;
   // Removes the socket's file, if it is still ours.

@@ -29,10 +29,6 @@ OwnFd unix_stream() {
   return OwnFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
 }
 
-Status make_folder(const std::string& path) {
-  return make_folder_of(path, "the control socket's folder cannot be made" + std::string(kAdvice));
-}
-
 std::string holder_of(int connected) {
   ucred peer{};
   socklen_t bytes = sizeof peer;
@@ -91,7 +87,9 @@ Result<ControlPath> ControlPath::open(const std::string& path, IfServed if_serve
   if (path.size() > control_path_bytes_max())
     return fail("the control socket's path is longer than " +
                 std::to_string(control_path_bytes_max()) + " bytes" + kAdvice + ": " + path);
-  if (Status made = make_folder(path); !made) return std::unexpected(made.error());
+  const Status made =
+      make_folder_of(path, "the control socket's folder cannot be made" + std::string(kAdvice));
+  if (!made) return std::unexpected(made.error());
   if (Status good = check_place(path, if_served); !good) return std::unexpected(good.error());
   OwnFd fd = unix_stream();
   if (!fd.valid()) return fail_errno("socket(AF_UNIX, SOCK_STREAM)");

@@ -40,25 +40,21 @@ inline constexpr std::int64_t kPatience_ns = 60 * kNanosPerSecond;
 
 // ---- sockets
 
-// A loopback address of this process alone, in host order: whoever still asks at a port that was
-// another program's, and is ours now, asks at another address.
-inline std::uint32_t own_loopback() {
-  return 0x7F400000U | (static_cast<std::uint32_t>(::getpid()) & 0x3FFFFFU);
-}
+// A loopback address of this process alone (127.64.0.0/10, by its pid): whoever still asks at a
+// port that was another program's, and is ours now, asks at another address.
 inline Endpoint own_endpoint() {
-  sockaddr_storage address{};
-  auto& v4 = reinterpret_cast<sockaddr_in&>(address);
-  v4.sin_family = AF_INET;
-  v4.sin_addr.s_addr = htonl(own_loopback());
-  return endpoint_from(address);
+  const std::uint32_t address = 0x7F400000U | (static_cast<std::uint32_t>(::getpid()) & 0x3FFFFFU);
+  Endpoint own{.address = {.family = IpAddress::Family::kV4}};
+  for (unsigned i = 0; i < 4; ++i)
+    own.address.bytes[i] = static_cast<std::uint8_t>(address >> (24 - 8 * i));
+  return own;
 }
 
 inline OwnFd listen_on_loopback(int backlog = 4096) {
   OwnFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(own_loopback());
-  TCPMUX_CHECK(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 &&
+  sockaddr_storage address{};
+  const socklen_t size = to_sockaddr(own_endpoint(), address);
+  TCPMUX_CHECK(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), size) == 0 &&
                    ::listen(listener.get(), backlog) == 0,
                "a test needs a listener");
   return listener;

@@ -197,7 +197,6 @@ void Kernel::look_after_lane(std::uint32_t place) {
         broken(2, fmt::format("client {} is lost in the queue of lane {}", client.serial,
                               lane.serial));
       --client.in_lanes;
-      ++lost_with_lanes_;
       clients_.let_go(message.clients[i]);
     }
     lane.pop();

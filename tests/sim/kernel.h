@@ -146,7 +146,6 @@ class Kernel {
   void set_reader(LaneReader* reader) { reader_ = reader; }
   LaneReader& reader() { return *reader_; }
 
-  std::uint64_t lost_with_lanes() const { return lost_with_lanes_; }
   // From now on a lane's queue may die with sockets in it: the mux has ended.
   void mux_has_ended() { ended_ = true; }
   bool has_ended() const { return ended_; }
@@ -171,7 +170,6 @@ class Kernel {
   std::vector<SimLane> lanes_;
   std::uint64_t next_lane_ = 1;
   LaneReader* reader_ = nullptr;
-  std::uint64_t lost_with_lanes_ = 0;
   bool ended_ = false;
 };
 

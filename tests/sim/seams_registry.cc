@@ -127,10 +127,6 @@ Result<RegistrySocket> RegistrySocket::open(const std::string& path) {
   return opened;
 }
 
-RegistrySocket RegistrySocket::take_over(const std::string& path, OwnFd lock, OwnFd socket) {
-  return RegistrySocket(path, std::move(lock), std::move(socket));
-}
-
 Status RegistrySocket::claim() {
   is_ours_ = true;
   return {};
